@@ -1,0 +1,62 @@
+# ashmem: /dev/ashmem for today's Linux, in Rust.
+#
+# The verbs. What each of them does is a script of (nearly) its name in scripts/.
+
+KERNEL ?=
+TEST ?=
+export KERNEL TEST
+
+.PHONY: help run test check shell modules paths fmt update root-shell clean distclean
+.SILENT:
+
+help: ## This list
+	echo 'make VERB [VARIABLE=VALUE...]'
+	echo
+	sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' Makefile | expand -t 14
+	echo
+	sed -nE 's/^#= ([^ ]+) +(.*)/  \1\t\2/p' Makefile | expand -t 20
+
+#= KERNEL=            stock or debug; test: both if not given, all others: stock
+#= TEST=              test: only what has this in its name
+#= ASHMEM_CACHE=      where roots, sources, kernels and objects are kept
+#= MIRROR=            a Debian mirror, if not the one of this machine's apt
+#= ALLOW_OUTDATED=1   take a mirror whose index has passed its date
+#= KDIR=              modules: a kernel build tree of your own
+
+run: ## Load the driver into Debian's own kernel in QEMU and show what it is good for
+	scripts/run demo
+
+test: ## Run all tests: on the host, in the stock kernel and in the debug kernel
+	scripts/run test
+
+check: ## Check format, lints, scripts, and where `unsafe` stands
+	scripts/check
+
+shell: ## Give a shell in the guest, with the driver loaded
+	scripts/run shell
+
+modules: ## Build the driver for KERNEL, or against KDIR
+ifdef KDIR
+	$(MAKE) -C '$(KDIR)' M='$(CURDIR)' modules
+else
+	scripts/module '$(or $(KERNEL),stock)'
+	scripts/paths '$(or $(KERNEL),stock)'
+endif
+
+paths: ## Print KIMG, KDIR and KO of KERNEL as shell assignments; build nothing
+	scripts/paths '$(or $(KERNEL),stock)'
+
+fmt: ## Format the Rust sources
+	scripts/check fmt
+
+update: ## Look for a newer stock kernel
+	scripts/source --newest
+
+root-shell: ## Give a shell in the Debian root where everything is built
+	scripts/enter bash
+
+clean: ## Remove what was built from this work tree
+	scripts/clean
+
+distclean: ## Remove the whole cache
+	scripts/clean all

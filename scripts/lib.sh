@@ -1,0 +1,171 @@
+# shellcheck shell=bash
+# What every script here begins with: where things lie, messages, steps, locks.
+set -euo pipefail
+umask 022
+export LC_ALL=C.UTF-8
+
+# Where things lie. ------------------------------------------------------------
+
+SCRIPTS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+TREE=${SCRIPTS%/*}
+CACHE=$(realpath -m -- "${ASHMEM_CACHE:-${XDG_CACHE_HOME:-${HOME:?}/.cache}/ashmem}")
+export ASHMEM_CACHE=$CACHE
+# Whose cargo settings count; sudo may change HOME.
+export ASHMEM_HOME=${ASHMEM_HOME:-${HOME:?}}
+# When the command began, for the elapsed time in front of every step line.
+export ASHMEM_BEGIN=${ASHMEM_BEGIN:-$EPOCHSECONDS}
+
+# What passes through sudo and into the root, where it is set.
+PASSED_ON=(ASHMEM_CACHE ASHMEM_HOME ASHMEM_BEGIN KERNEL TEST TIMEOUT MIRROR ALLOW_OUTDATED
+    TERM http_proxy https_proxy HTTP_PROXY HTTPS_PROXY no_proxy NO_PROXY)
+
+# hash_of FILE...: a short key made from the contents without comment lines, so
+# that a reworded comment does not cost a rebuild.
+hash_of() {
+    local file
+    for file; do
+        echo --
+        sed '/^[[:space:]]*#\([^!]\|$\)/d' "$file"
+    done | sha256sum | cut -c1-12
+}
+
+# hash_of_tree PATH...: a key of everything below these paths of the work tree.
+hash_of_tree() {
+    (cd "$TREE" && find "$@" -type f ! -name '*.o' ! -name '*.cmd' ! -name '*.mod*' \
+        ! -name '*.ko' -print0 | LC_ALL=C sort -z | xargs -0r sha256sum) |
+        sha256sum | cut -c1-12
+}
+
+ROOT=$CACHE/root-$(hash_of "$SCRIPTS/root.packages" "$SCRIPTS/root")
+
+# Messages. --------------------------------------------------------------------
+
+say() {
+    local t=$((EPOCHSECONDS - ASHMEM_BEGIN))
+    printf '[%3d:%02d] %s\n' $((t / 60)) $((t % 60)) "$*" >&2
+}
+
+fail() {
+    printf '%s: %s\n' "${0##*/}" "$*" >&2
+    exit 1
+}
+
+# Steps. -----------------------------------------------------------------------
+
+# step NAME TEXT COMMAND [ARG...]: runs the command with its output in a log
+# file, between two lines that say what is done and how long it took. Of a log
+# that ends in failure the last TAIL lines are shown. Not for conditions
+# (`step … || …`): errexit would be off in the command.
+step() {
+    local name=$1 text=$2 log=$CACHE/logs/$1.log begin=$EPOCHSECONDS status=0
+    shift 2
+    mkdir -p "$CACHE/logs"
+    say "$name: $text"
+    set +e
+    (
+        set -e
+        "$@"
+    ) >"$log" 2>&1 </dev/null
+    status=$?
+    set -e
+    case $status in
+    0) say "$name: done in $((EPOCHSECONDS - begin)) s" ;;
+    130 | 143) exit "$status" ;;
+    *)
+        tail -n "${TAIL:-30}" "$log" >&2
+        if grep -qE 'Release file .* (expired|is not valid)' "$log"; then
+            fail "the mirror's index is out of date; name another mirror with MIRROR=, or accept it with ALLOW_OUTDATED=1"
+        elif grep -q 'No space left on device' "$log"; then
+            fail "no space left below $CACHE; free some, or name another folder with ASHMEM_CACHE="
+        fi
+        fail "step '$name' failed (above: the end of $log)"
+        ;;
+    esac
+}
+
+# A made thing is whole when its stamp names the place where it was made: kernel
+# build trees know their own path, so a cache that was moved starts anew. The
+# stamp is the last to come and the first to go.
+whole() { [[ -r $1.whole && $(<"$1.whole") == "$1" ]]; }
+mark_whole() { printf '%s\n' "$1" >"$1.whole"; }
+unmake() {
+    rm -f "$1.whole"
+    rm -rf --one-file-system "$1"
+}
+
+# lock NAME: from here to the end of this script no other run does what NAME
+# stands for.
+lock() {
+    local fd
+    mkdir -p "$CACHE/locks"
+    exec {fd}>"$CACHE/locks/$1"
+    if ! flock --nonblock "$fd"; then
+        say "$1: waiting for another run to finish this"
+        flock "$fd"
+    fi
+}
+
+# prune DAYS FOLDER: unmakes what was made in a folder of the cache so long ago.
+prune() {
+    local stamp
+    find "$CACHE/$2" -maxdepth 1 -name '*.whole' -mtime "+$1" | while read -r stamp; do
+        unmake "${stamp%.whole}"
+    done
+}
+
+# Rights. ----------------------------------------------------------------------
+
+# need_root "$@": starts this script again as root where it is not.
+need_root() {
+    ((EUID)) || return 0
+    local pass=() name
+    for name in "${PASSED_ON[@]}"; do
+        [[ ! -v $name ]] || pass+=("$name=${!name}")
+    done
+    command -v sudo >/dev/null ||
+        fail "root rights are needed (mmdebstrap and chroot): run this as root, or install sudo"
+    if [[ ! -t 0 ]] && ! sudo -n true 2>/dev/null; then
+        fail "root rights are needed (mmdebstrap and chroot): run this as root, or let sudo work without a password"
+    fi
+    exec sudo -- env "${pass[@]}" "$SCRIPTS/${0##*/}" "$@"
+}
+
+# Kernels. ---------------------------------------------------------------------
+
+# use_kernel stock|debug: sets KDIR, KIMG, KMAKE (what `make` needs besides) and
+# RELEASE. Reads the cache only; says no when the kernel was never looked up.
+# shellcheck disable=SC2034 # for who sources this
+use_kernel() {
+    local recipe=$SCRIPTS/inside/kernel-$1 tools=$ROOT.tools
+    # Written by scripts/source: RELEASE, SERIES, VERSION.
+    [[ -r $CACHE/kernels/newest && -r $tools ]] || return 1
+    # shellcheck source=/dev/null
+    . "$CACHE/kernels/newest"
+    SOURCE=$CACHE/kernels/$RELEASE
+    case $1 in
+    stock)
+        KDIR=$CACHE/kernels/stock-$RELEASE-$(hash_of "$recipe" "$tools")
+        KIMG=$SOURCE/vmlinuz
+        KMAKE=(CC=x86_64-linux-gnu-gcc-14 HOSTCC=gcc-14 LOCALVERSION= "KERNELRELEASE=$RELEASE")
+        ;;
+    debug)
+        KDIR=$CACHE/kernels/debug-$RELEASE-$(hash_of "$recipe" "$tools" "$TREE/qemu/debug.config")
+        KIMG=$KDIR/arch/x86/boot/bzImage
+        KMAKE=(LLVM=1 LOCALVERSION=)
+        ;;
+    *) fail "KERNEL is '$1'; there are stock and debug" ;;
+    esac
+}
+
+# use_module stock|debug: as use_kernel, and sets KO.
+# shellcheck disable=SC2034 # for who sources this
+use_module() {
+    use_kernel "$1" || return 1
+    MODULE=$CACHE/modules/${KDIR##*/}-$(hash_of_tree driver Kbuild)
+    KO=$MODULE/ashmem.ko
+}
+
+# What no tool here could bear.
+case $TREE$CACHE in
+*[[:space:]:\'\"\\]*) fail "kbuild cannot cope with blanks, colons or quotes in a path; move the work tree ($TREE) or the cache ($CACHE)" ;;
+esac
