@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! `/dev/ashmem`: shared memory that has a name, and that the kernel may take back when its owner
+//! says so.
+//!
+//! ```text
+//!   open, ioctl, mmap, read      page fault           memory pressure
+//!            |                       |                       |
+//!        device.rs               fault.rs               reclaim.rs      entry points
+//!            |                       |                       |
+//!            +-----------+-----------+           claim, mark, free
+//!                        |                                   |
+//!                    region.rs  <----------------------------+          one region
+//!                    |       |
+//!                 lru.rs   policy/                                      ages; who is pinned
+//!                    |
+//!                  glue/                                                all `unsafe`
+//! ```
+//!
+//! A *fault* finds the page's folio in the region's own page cache, or allocates one and inserts
+//! it, and hands it to the core locked. An *ioctl* parses its argument into a checked `PageRange`
+//! and changes the region's pin state. *Reclaim* takes the range that was unpinned longest ago,
+//! claims it, and frees its folios one by one.
+//!
+//! # Lock order
+//!
+//! 1. `mmap_lock` or a VMA's lock (the core's)
+//! 2. `Region::config`, a mutex: name, size, mask, file. Never in a fault that populates a page
+//!    while it is held elsewhere for long; never across access to user memory.
+//! 3. the folio lock
+//! 4. `i_mmap_rwsem`, page table locks, `i_pages` (the core's)
+//! 5. `Region::pins`, a spinlock: ranges, residency
+//! 6. `Lru::trees`, a spinlock
+//!
+//! The shrinker takes 3 by trylock, never 2. Who holds 3 never waits for 2 or 1.
+
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
+
+mod device;
+mod fault;
+mod glue;
+mod lru;
+mod policy;
+mod reclaim;
+mod region;
+mod uapi;
+
+use glue::{
+    device::Registration as DeviceRegistration,
+    shrinker::Registration as ShrinkerRegistration, //
+};
+use region::{
+    Region,
+    RegionLru,
+    Shared, //
+};
+
+module! {
+    type: Ashmem,
+    name: "ashmem",
+    authors: ["The ashmem developers"],
+    description: "Android shared memory: named, and purgeable where it is unpinned",
+    license: "GPL",
+    alias: ["ashmem_linux"],
+    params: {
+        max_pages: usize {
+            default: 0,
+            description: "Pages that all regions together may have (0: half of RAM)",
+        },
+        max_order: u32 {
+            default: 0,
+            description: "Largest folio, as a power of two of pages; only 0 as yet",
+        },
+        strict_unpin: u8 {
+            default: 0,
+            description: "1: UNPIN needs write permission in the protection mask",
+        },
+    },
+}
+
+/// The loaded module. Fields are dropped in this order: first the node goes, then the shrinker.
+#[pin_data]
+struct Ashmem {
+    #[pin]
+    device: DeviceRegistration<Region>,
+    shrinker: ShrinkerRegistration<RegionLru>,
+}
+
+impl kernel::InPlaceModule for Ashmem {
+    fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        pin_init::pin_init_scope(|| {
+            if *module_parameters::max_order.value_ref() != 0 {
+                pr_err!("max_order: only 0 is implemented\n");
+                return Err(EINVAL);
+            }
+            let max_pages = match module_parameters::max_pages.value() {
+                0 => glue::total_ram_pages() / 2,
+                pages => pages,
+            };
+            let lru = Arc::pin_init(RegionLru::new(), GFP_KERNEL)?;
+            let shared = Arc::new(
+                Shared {
+                    lru: lru.clone(),
+                    max_pages,
+                    strict_unpin: module_parameters::strict_unpin.value() != 0,
+                },
+                GFP_KERNEL,
+            )?;
+
+            Ok(try_pin_init!(Self {
+                // Before the node: there is no region yet that it could miss.
+                shrinker: ShrinkerRegistration::new(c"ashmem", lru)?,
+                device <- DeviceRegistration::new(c"ashmem", shared),
+            }? Error))
+        })
+    }
+}

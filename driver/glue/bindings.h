@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* What bindgen reads; see Kbuild. */
+#include "inline.h"
+#include "../include/abi_numbers.h"
+
+#include <linux/falloc.h>
+#include <linux/mman.h>
+
+const int ASHMEM_PUNCH_HOLE = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+const unsigned long ASHMEM_PROT_READ = PROT_READ;
+const unsigned long ASHMEM_PROT_WRITE = PROT_WRITE;
+const unsigned long ASHMEM_PROT_EXEC = PROT_EXEC;

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+#include <linux/highmem.h>
+#include <linux/personality.h>
+#include <linux/pseudo_fs.h>
+#include <linux/swap.h>
+
+#include "inline.h"
+
+int ashmem_init_pseudo(struct fs_context *fc, unsigned long magic)
+{
+	return init_pseudo(fc, magic) ? 0 : -ENOMEM;
+}
+
+void ashmem_mapping_init(struct address_space *mapping,
+			 const struct address_space_operations *a_ops)
+{
+	mapping->a_ops = a_ops;
+	mapping_set_gfp_mask(mapping, GFP_HIGHUSER_MOVABLE);
+	mapping_set_large_folios(mapping);
+	mapping_set_unevictable(mapping);
+}
+
+struct folio *ashmem_filemap_alloc_folio(struct address_space *mapping,
+					 unsigned int order)
+{
+	return filemap_alloc_folio(mapping_gfp_mask(mapping) | __GFP_ZERO,
+				   order, NULL);
+}
+
+int ashmem_filemap_add_folio(struct address_space *mapping, struct folio *folio,
+			     pgoff_t index)
+{
+	return filemap_add_folio(mapping, folio, index,
+				 mapping_gfp_mask(mapping));
+}
+
+struct folio *ashmem_filemap_get_folio(struct address_space *mapping,
+				       pgoff_t index, bool lock, bool nowait)
+{
+	fgf_t flags = (lock ? FGP_LOCK : 0) | (nowait ? FGP_NOWAIT : 0);
+	struct folio *folio = __filemap_get_folio(mapping, index, flags, 0);
+
+	return IS_ERR(folio) ? NULL : folio;
+}
+
+void ashmem_folio_put(struct folio *folio)
+{
+	folio_put(folio);
+}
+
+void ashmem_folio_fill(struct folio *folio)
+{
+	__folio_mark_uptodate(folio);
+	/*
+	 * Before it is inserted, and without accounting: it is never written
+	 * back. A clean folio is dropped whole where truncation of a part of
+	 * it cannot split it, and by drop_caches.
+	 */
+	folio_set_dirty(folio);
+}
+
+unsigned long ashmem_folio_nr_pages(struct folio *folio)
+{
+	return folio_nr_pages(folio);
+}
+
+struct address_space *ashmem_folio_mapping(struct folio *folio)
+{
+	return folio->mapping;
+}
+
+pgoff_t ashmem_folio_index(struct folio *folio)
+{
+	return folio->index;
+}
+
+bool ashmem_folio_mapped(struct folio *folio)
+{
+	return folio_mapped(folio);
+}
+
+bool ashmem_folio_maybe_dma_pinned(struct folio *folio)
+{
+	return folio_maybe_dma_pinned(folio);
+}
+
+bool ashmem_folio_contain_hwpoisoned_page(struct folio *folio)
+{
+	return folio_contain_hwpoisoned_page(folio);
+}
+
+struct page *ashmem_folio_file_page(struct folio *folio, pgoff_t index)
+{
+	return folio_file_page(folio, index);
+}
+
+struct page *ashmem_get_zero_page(void)
+{
+	struct page *page = ZERO_PAGE(0);
+
+	get_page(page);
+	return page;
+}
+
+struct file *ashmem_shmem_file_setup(loff_t size, bool noreserve)
+{
+	return shmem_file_setup("dev/ashmem", size,
+				noreserve ? mk_vma_flags(VMA_NORESERVE_BIT) :
+					    EMPTY_VMA_FLAGS);
+}
+
+void ashmem_mm_account_reclaimed_pages(unsigned long pages)
+{
+	mm_account_reclaimed_pages(pages);
+}
+
+void ashmem_seq_escape(struct seq_file *m, const char *s, const char *esc)
+{
+	seq_escape(m, s, esc);
+}
+
+unsigned long ashmem_totalram_pages(void)
+{
+	return totalram_pages();
+}
+
+bool ashmem_read_implies_exec(void)
+{
+	return current->personality & READ_IMPLIES_EXEC;
+}

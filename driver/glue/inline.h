@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Functions for what the kernel has as macros and inline functions only, so
+ * that Rust can call it. Each is its namesake; nothing is decided here.
+ */
+#ifndef ASHMEM_INLINE_H
+#define ASHMEM_INLINE_H
+
+#include <linux/mm.h>
+#include <linux/pagemap.h>
+#include <linux/fs_context.h>
+#include <linux/seq_file.h>
+#include <linux/shmem_fs.h>
+
+int ashmem_init_pseudo(struct fs_context *fc, unsigned long magic);
+void ashmem_mapping_init(struct address_space *mapping,
+			 const struct address_space_operations *a_ops);
+struct folio *ashmem_filemap_alloc_folio(struct address_space *mapping,
+					 unsigned int order);
+int ashmem_filemap_add_folio(struct address_space *mapping, struct folio *folio,
+			     pgoff_t index);
+struct folio *ashmem_filemap_get_folio(struct address_space *mapping,
+				       pgoff_t index, bool lock, bool nowait);
+void ashmem_folio_put(struct folio *folio);
+void ashmem_folio_fill(struct folio *folio);
+unsigned long ashmem_folio_nr_pages(struct folio *folio);
+struct address_space *ashmem_folio_mapping(struct folio *folio);
+pgoff_t ashmem_folio_index(struct folio *folio);
+bool ashmem_folio_mapped(struct folio *folio);
+bool ashmem_folio_maybe_dma_pinned(struct folio *folio);
+bool ashmem_folio_contain_hwpoisoned_page(struct folio *folio);
+struct page *ashmem_folio_file_page(struct folio *folio, pgoff_t index);
+struct page *ashmem_get_zero_page(void);
+struct file *ashmem_shmem_file_setup(loff_t size, bool noreserve);
+void ashmem_mm_account_reclaimed_pages(unsigned long pages);
+void ashmem_seq_escape(struct seq_file *m, const char *s, const char *esc);
+unsigned long ashmem_totalram_pages(void);
+bool ashmem_read_implies_exec(void);
+
+#endif

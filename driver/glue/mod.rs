@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The kernel's interfaces that the `kernel` crate does not have yet.
+//!
+//! All `unsafe` of the driver is here. Each file is written as a draft for the crate: it knows
+//! folios, inodes, VMAs and shrinkers, and nothing of ashmem.
+
+pub(crate) mod device;
+pub(crate) mod folio;
+pub(crate) mod pseudo_file;
+pub(crate) mod shrinker;
+pub(crate) mod vm;
+
+/// What bindgen made of `bindings.h`: inline functions, and the ABI's numbers.
+#[allow(
+    clippy::all,
+    dead_code,
+    improper_ctypes,
+    missing_docs,
+    non_camel_case_types,
+    non_upper_case_globals,
+    unreachable_pub,
+    reason = "generated; which of these it takes depends on the kernel's configuration"
+)]
+pub(crate) mod bindings {
+    use kernel::bindings::*;
+    use kernel::ffi;
+
+    include!(env!("ASHMEM_BINDINGS"));
+}
+
+/// Size of memory in pages.
+pub(crate) fn total_ram_pages() -> usize {
+    // SAFETY: It reads a counter.
+    unsafe { bindings::ashmem_totalram_pages() }
+}
+
+/// Tells the reclaim that calls us, if one does, that `pages` pages were freed.
+///
+/// vmscan takes no notice of what a shrinker returns; this is what it counts.
+pub(crate) fn account_reclaimed_pages(pages: usize) {
+    // SAFETY: It looks at `current` only.
+    unsafe { bindings::ashmem_mm_account_reclaimed_pages(pages) }
+}
+
+/// Whether `PROT_READ` means `PROT_EXEC` too for the current process; see personality(2).
+pub(crate) fn read_implies_exec() -> bool {
+    // SAFETY: It looks at `current` only.
+    unsafe { bindings::ashmem_read_implies_exec() }
+}
+
+/// Whether the current process has `CAP_SYS_ADMIN` in the initial user namespace.
+pub(crate) fn is_admin() -> bool {
+    // SAFETY: `capable` may be called from any process context.
+    unsafe { kernel::bindings::capable(kernel::bindings::CAP_SYS_ADMIN as _) }
+}

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! `vm_operations_struct`: page faults on mappings of a [`PseudoFile`].
+//!
+//! C header: [`include/linux/mm.h`](srctree/include/linux/mm.h)
+//!
+//! [`PseudoFile`]: super::pseudo_file::PseudoFile
+
+use super::{
+    bindings as inline,
+    folio::{
+        LockedFolio,
+        Mapping, //
+    },
+    pseudo_file::{
+        mapping,
+        object,
+        PseudoFileOperations, //
+    }, //
+};
+use core::marker::PhantomData;
+use kernel::{
+    bindings,
+    mm::virt::{
+        flags,
+        vm_flags_t, //
+    },
+    prelude::*, //
+};
+
+/// How a [`PseudoFile`](super::pseudo_file::PseudoFile) answers faults.
+pub(crate) trait VmOperations: Sized {
+    /// A page is not in the page table. Called with the VMA's lock or `mmap_lock` held for
+    /// reading; may sleep.
+    fn fault(&self, fault: &Fault<'_>) -> Outcome;
+
+    /// The core mapped what is in the page cache around the faulting address, and `resolved` says
+    /// whether that was enough. Called under RCU: must not sleep.
+    fn mapped_around(&self, resolved: bool);
+}
+
+/// What a fault handler decided.
+pub(crate) enum Outcome {
+    /// Map this folio, which holds the page.
+    Map(LockedFolio),
+    /// The page is all zeros; only for [`Fault::is_private_write`], where it is copied from.
+    Zeros,
+    /// The page's memory has failed.
+    Poisoned,
+    /// There is no such page, or the owner's limit is reached: SIGBUS.
+    Sigbus,
+    /// Out of memory.
+    OutOfMemory,
+}
+
+/// A page fault.
+///
+/// # Invariants
+///
+/// The pointer is valid for `'a`, its VMA's file is one of [`super::pseudo_file`], and the VMA is
+/// locked.
+pub(crate) struct Fault<'a>(*mut bindings::vm_fault, PhantomData<&'a ()>);
+
+impl Fault<'_> {
+    fn vma(&self) -> *mut bindings::vm_area_struct {
+        // SAFETY: By the type invariants, `vmf` is valid.
+        unsafe { (*self.0).__bindgen_anon_1.vma }
+    }
+
+    fn vm_flags(&self) -> vm_flags_t {
+        // SAFETY: By the type invariants, the VMA is locked, so that its flags do not change.
+        unsafe { (*self.vma()).__bindgen_anon_2.vm_flags }
+    }
+
+    /// Index in the file of the page that is missing.
+    pub(crate) fn index(&self) -> usize {
+        // SAFETY: By the type invariants, `vmf` is valid.
+        unsafe { (*self.0).__bindgen_anon_1.pgoff }
+    }
+
+    /// Whether the page will be copied into the process and only read here: a write to a private
+    /// mapping.
+    pub(crate) fn is_private_write(&self) -> bool {
+        // SAFETY: By the type invariants, `vmf` is valid.
+        let write = unsafe { (*self.0).flags } & bindings::fault_flag_FAULT_FLAG_WRITE != 0;
+        // `VM_MAYSHARE`, not `VM_SHARED`: shared mappings of read-only descriptors lack that.
+        write && self.vm_flags() & flags::MAYSHARE == 0
+    }
+
+    /// The page cache of the file.
+    pub(crate) fn mapping(&self) -> &Mapping {
+        // SAFETY: By the type invariants, the file is one of ours, and the VMA holds it.
+        unsafe { mapping((*self.vma()).vm_file) }
+    }
+}
+
+/// The C side of [`VmOperations`].
+pub(super) struct Vm<T>(PhantomData<T>);
+
+impl<T: PseudoFileOperations> Vm<T> {
+    /// For VMAs whose file is a `PseudoFile<T>`.
+    ///
+    /// No `page_mkwrite`: with it long-term pins fail and `fault` maps read-only. No `open` and
+    /// `close`: VMAs hold a reference to the file, which is all there is to count.
+    const OPERATIONS: bindings::vm_operations_struct = bindings::vm_operations_struct {
+        fault: Some(Self::fault),
+        map_pages: Some(Self::map_pages),
+        ..pin_init::zeroed()
+    };
+
+    pub(super) fn operations() -> &'static bindings::vm_operations_struct {
+        &Self::OPERATIONS
+    }
+
+    /// # Safety
+    ///
+    /// For the core: a fault in a VMA of such a file, locked.
+    unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
+        // INVARIANT: The caller says so.
+        let fault = Fault(vmf, PhantomData);
+        // SAFETY: The VMA is locked and holds its file.
+        let object = unsafe { object::<T>((*fault.vma()).vm_file) };
+
+        // The core takes over the reference to the page, and the lock if we say so.
+        let (page, ret) = match object.fault(&fault) {
+            Outcome::Map(folio) => (
+                folio.into_page(fault.index()),
+                bindings::vm_fault_reason_VM_FAULT_LOCKED,
+            ),
+            // SAFETY: There is always a zero page.
+            Outcome::Zeros => (unsafe { inline::ashmem_get_zero_page() }, 0),
+            Outcome::Poisoned => return bindings::vm_fault_reason_VM_FAULT_HWPOISON,
+            Outcome::Sigbus => return bindings::vm_fault_reason_VM_FAULT_SIGBUS,
+            Outcome::OutOfMemory => return bindings::vm_fault_reason_VM_FAULT_OOM,
+        };
+        // SAFETY: The caller gives it to be filled in.
+        unsafe { (*vmf).page = page };
+        ret
+    }
+
+    /// # Safety
+    ///
+    /// For the core: as for `fault`, under RCU.
+    unsafe extern "C" fn map_pages(
+        vmf: *mut bindings::vm_fault,
+        start: c_ulong,
+        end: c_ulong,
+    ) -> bindings::vm_fault_t {
+        // SAFETY: The caller's promises are those that this function asks for.
+        let ret = unsafe { bindings::filemap_map_pages(vmf, start, end) };
+        // SAFETY: As above.
+        let object = unsafe { object::<T>((*(*vmf).__bindgen_anon_1.vma).vm_file) };
+
+        object.mapped_around(ret & bindings::vm_fault_reason_VM_FAULT_NOPAGE != 0);
+        ret
+    }
+}

@@ -1,0 +1,677 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Which pages of a region are pinned, unpinned or purged, exactly, page by page.
+//!
+//! ```text
+//!   page      0   1   2   3   4   5   6   7   8   9  10  11
+//!   state     .   .   u   u   P   u   u   .   .   P   P   .     . pinned  u unpinned  P purged
+//!   content   x       x               x           -   -   x     x resident
+//!   ranges           [2 ---------- 6] Live       [9-10] Purged
+//!   mark                      1                               state differs from the base
+//! ```
+//!
+//! Pages are pinned unless a [`Range`] holds them. Ranges are disjoint and keep the age at which
+//! they were unpinned; two of them are never merged, so that what was purged and what was not stay
+//! apart. Within a range every page is in the range's [`Base`] state, but for those that are
+//! *marked*: they are in the other one. Marks and residency are bitmaps in [`Block`]s, which exist
+//! only where pages were ever resident; so memory pressure, which takes resident pages only, never
+//! has to allocate in order to note what it took, and a hole of a terabyte costs one range.
+//!
+//! A page's memory can be taken if it is *live*: resident, in a range, and not purged. What is
+//! written to a purged page before it is pinned again is not live; it stays until it is pinned and
+//! unpinned anew.
+//!
+//! The containers are the caller's ([`Ranges`], [`Blocks`]): the driver's are the kernel's
+//! red-black trees, the host tests' are `BTreeMap`s. Nothing here allocates: what may need a new
+//! node takes a spare one.
+
+use super::page_range::PageRange;
+
+/// Pages that one [`Block`] describes: 2 MiB of 4 KiB pages.
+pub(crate) const BLOCK_PAGES: usize = 512;
+const WORDS: usize = BLOCK_PAGES / 64;
+
+/// The state of the pages of a [`Range`] that are not marked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Base {
+    /// Unpinned and not purged.
+    Live,
+    /// Purged since it was unpinned.
+    Purged,
+}
+
+/// Unpinned pages `start..=last`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Range {
+    /// First page.
+    pub(crate) start: usize,
+    /// Last page; what [`Ranges`] are ordered by.
+    pub(crate) last: usize,
+    /// When it was unpinned; a smaller number is longer ago.
+    pub(crate) age: u64,
+    /// State of its pages that are not marked.
+    pub(crate) base: Base,
+    /// How many of its pages are live, that is, can be purged with profit.
+    pub(crate) live: usize,
+    /// How many of its pages were purged.
+    pub(crate) purged: usize,
+    /// Somebody is purging it: it may not be pinned until he is done.
+    pub(crate) claimed: bool,
+}
+
+impl Range {
+    /// How many pages it has.
+    pub(crate) fn len(&self) -> usize {
+        self.last - self.start + 1
+    }
+}
+
+/// Residency and marks of [`BLOCK_PAGES`] consecutive pages.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Block {
+    resident: [u64; WORDS],
+    marked: [u64; WORDS],
+}
+
+/// Counts over some pages.
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    live: usize,
+    purged: usize,
+}
+
+/// An ordered set of disjoint [`Range`]s, keyed by their last page.
+pub(crate) trait Ranges {
+    /// Memory for one range.
+    type Spare;
+
+    /// The first range whose last page is `page` or later.
+    fn at_or_after(&self, page: usize) -> Option<Range>;
+
+    /// Adds a range that overlaps none.
+    fn insert(&mut self, spare: Self::Spare, range: Range);
+
+    /// Puts `new` in the place of the range whose last page is `last`.
+    fn update(&mut self, last: usize, new: Range);
+
+    /// Removes the range whose last page is `last`.
+    fn remove(&mut self, last: usize);
+}
+
+/// A sparse array of [`Block`]s.
+pub(crate) trait Blocks {
+    /// Memory for one block.
+    type Spare;
+
+    /// The block with this number.
+    fn get(&self, number: usize) -> Option<&Block>;
+
+    /// The block with this number.
+    fn get_mut(&mut self, number: usize) -> Option<&mut Block>;
+
+    /// The number of the first block with this number or a greater one.
+    fn at_or_after(&self, number: usize) -> Option<usize>;
+
+    /// Adds a block that is not there, all pages absent and unmarked.
+    fn insert(&mut self, spare: Self::Spare, number: usize);
+}
+
+/// The operation would split a range in two and was given no spare node. Nothing was changed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct NeedSpare;
+
+/// What [`Pins::state`] tells of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Never to be purged.
+    Pinned,
+    /// May be purged, and was not.
+    Unpinned,
+    /// Was purged since it was unpinned.
+    Purged,
+}
+
+/// The state of all pages of one region.
+///
+/// # Invariants
+///
+/// - Ranges are disjoint, and no page outside of them is marked.
+/// - `live` and `purged` of each range are what its base and the bitmaps say.
+/// - A block exists for every resident and every marked page.
+/// - `unpinned` is the sum of the ranges' lengths.
+pub(crate) struct Pins<R, B> {
+    ranges: R,
+    blocks: B,
+    unpinned: usize,
+}
+
+impl<R: Ranges, B: Blocks> Pins<R, B> {
+    /// All pages pinned, none resident. Both containers must be empty.
+    pub(crate) fn new(ranges: R, blocks: B) -> Self {
+        // INVARIANT: there is no range, no block, no unpinned page.
+        Self {
+            ranges,
+            blocks,
+            unpinned: 0,
+        }
+    }
+
+    /// The container of ranges, for what the caller keeps beside them.
+    pub(crate) fn ranges_mut(&mut self) -> &mut R {
+        &mut self.ranges
+    }
+
+    /// How many pages are not pinned: unpinned or purged, resident or not.
+    pub(crate) fn unpinned(&self) -> usize {
+        self.unpinned
+    }
+
+    /// Whether every page of `pages` is pinned.
+    pub(crate) fn is_pinned(&self, pages: PageRange) -> bool {
+        pages.is_empty() || self.overlapping(pages).is_none()
+    }
+
+    /// Whether somebody is purging a range that overlaps `pages`.
+    pub(crate) fn is_claimed(&self, pages: PageRange) -> bool {
+        let mut rest = pages;
+
+        while let Some(range) = self.overlapping(rest) {
+            if range.claimed {
+                return true;
+            }
+            rest = rest.clamp(range.last + 1, usize::MAX);
+        }
+        false
+    }
+
+    /// The state of one page.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the status of single pages"))]
+    pub(crate) fn state(&self, page: usize) -> State {
+        match self.containing(page) {
+            None => State::Pinned,
+            Some(range) if self.is_purged(&range, page) => State::Purged,
+            Some(_) => State::Unpinned,
+        }
+    }
+
+    /// How many spare nodes [`Self::unpin`] of the same pages needs.
+    pub(crate) fn gaps(&self, pages: PageRange) -> usize {
+        let mut gaps = 0;
+        self.for_each_gap(pages, |_| gaps += 1);
+        gaps
+    }
+
+    /// Unpins what is pinned of `pages`; what is not keeps its state and its age.
+    ///
+    /// `spares` must give as many as [`Self::gaps`] says.
+    pub(crate) fn unpin(
+        &mut self,
+        pages: PageRange,
+        age: u64,
+        mut spares: impl FnMut() -> Option<R::Spare>,
+    ) {
+        let mut from = pages.start();
+
+        while let Some((gap, next)) = self.gap(pages, from) {
+            from = next;
+            let Some(spare) = spares() else {
+                // The caller counted the gaps under the lock that it still holds.
+                debug_assert!(false);
+                return;
+            };
+            let live = self.count(Base::Live, gap).live;
+
+            // INVARIANT: a gap overlaps no range; its pages carry no mark, so none is purged.
+            self.ranges.insert(
+                spare,
+                Range {
+                    start: gap.start(),
+                    last: gap.end() - 1,
+                    age,
+                    base: Base::Live,
+                    live,
+                    purged: 0,
+                    claimed: false,
+                },
+            );
+            self.unpinned += gap.len();
+        }
+    }
+
+    /// Pins `pages`; tells whether one of them had been purged.
+    ///
+    /// ```text
+    ///   1. range inside pages        [=====]     removed
+    ///   2. range begins before    [==]=====]     keeps its head
+    ///   3. range ends behind         [=====[==]  keeps its tail
+    ///   4. pages inside range     [==]=====[==]  split in two: takes the spare node
+    /// ```
+    ///
+    /// None of the ranges may be claimed.
+    pub(crate) fn pin(
+        &mut self,
+        pages: PageRange,
+        spare: &mut Option<R::Spare>,
+    ) -> Result<bool, NeedSpare> {
+        let mut was_purged = false;
+        let mut rest = pages;
+
+        while let Some(old) = self.overlapping(rest) {
+            debug_assert!(!old.claimed);
+            let cut = pages.clamp(old.start, old.last + 1);
+            let head = old.start < cut.start();
+            let tail = old.last >= cut.end();
+
+            // Only the sole overlapping range can reach out on both sides, so that nothing was
+            // changed yet when this fails.
+            if head && tail && spare.is_none() {
+                return Err(NeedSpare);
+            }
+
+            let taken = if head || tail {
+                self.count_in(&old, cut)
+            } else {
+                Counts {
+                    live: old.live,
+                    purged: old.purged,
+                }
+            };
+            let has_marks = match old.base {
+                Base::Live => old.purged != 0,
+                Base::Purged => old.purged != old.len(),
+            };
+            was_purged |= taken.purged != 0;
+
+            // INVARIANT: the pages that stay keep base and marks, and `live` and `purged` lose what
+            // was counted over those that go; these lose their marks below.
+            let mut left = Range {
+                live: old.live - taken.live,
+                purged: old.purged - taken.purged,
+                ..old
+            };
+            match (head, tail) {
+                (false, false) => self.ranges.remove(old.last),
+                (true, false) => {
+                    left.last = cut.start() - 1;
+                    self.ranges.update(old.last, left);
+                }
+                (false, true) => {
+                    left.start = cut.end();
+                    self.ranges.update(old.last, left);
+                }
+                (true, true) => {
+                    let front = PageRange::whole(cut.start()).clamp(old.start, cut.start());
+                    let front_counts = self.count_in(&old, front);
+
+                    left.start = cut.end();
+                    left.live -= front_counts.live;
+                    left.purged -= front_counts.purged;
+                    self.ranges.update(old.last, left);
+                    if let Some(spare) = spare.take() {
+                        self.ranges.insert(
+                            spare,
+                            Range {
+                                last: cut.start() - 1,
+                                live: front_counts.live,
+                                purged: front_counts.purged,
+                                ..old
+                            },
+                        );
+                    }
+                }
+            }
+            if has_marks {
+                self.for_each_word(cut, |_, marked, mask| *marked &= !mask);
+            }
+            self.unpinned -= cut.len();
+            rest = rest.clamp(cut.end(), usize::MAX);
+        }
+        Ok(was_purged)
+    }
+
+    /// Whether there is a block for `page`, without which it cannot become resident.
+    pub(crate) fn has_block(&self, page: usize) -> bool {
+        self.blocks.get(page / BLOCK_PAGES).is_some()
+    }
+
+    /// Adds the block for `page`, if there is none yet.
+    pub(crate) fn add_block(&mut self, page: usize, spare: B::Spare) {
+        if !self.has_block(page) {
+            self.blocks.insert(spare, page / BLOCK_PAGES);
+        }
+    }
+
+    /// `page` was absent and has memory now. There must be a block for it.
+    pub(crate) fn inserted(&mut self, page: usize) {
+        let Some(block) = self.blocks.get_mut(page / BLOCK_PAGES) else {
+            debug_assert!(false);
+            return;
+        };
+        let (word, bit) = place(page);
+        debug_assert!(block.resident[word] & bit == 0);
+        block.resident[word] |= bit;
+
+        if let Some(range) = self.containing(page) {
+            if !self.is_purged(&range, page) {
+                self.ranges.update(
+                    range.last,
+                    Range {
+                        live: range.live + 1,
+                        ..range
+                    },
+                );
+            }
+        }
+    }
+
+    /// `page` was resident and lost its memory, by its owner's wish.
+    pub(crate) fn removed(&mut self, page: usize) {
+        let Some(block) = self.blocks.get_mut(page / BLOCK_PAGES) else {
+            debug_assert!(false);
+            return;
+        };
+        let (word, bit) = place(page);
+        debug_assert!(block.resident[word] & bit != 0);
+        block.resident[word] &= !bit;
+
+        if let Some(range) = self.containing(page) {
+            if !self.is_purged(&range, page) {
+                self.ranges.update(
+                    range.last,
+                    Range {
+                        live: range.live - 1,
+                        ..range
+                    },
+                );
+            }
+        }
+    }
+
+    /// Takes the range that ends at `last` and has this age out of the reach of others.
+    ///
+    /// `None` if it is not there any more or somebody else has it.
+    pub(crate) fn claim(&mut self, last: usize, age: u64) -> Option<Range> {
+        let range = self.ranges.at_or_after(last)?;
+
+        if range.last != last || range.age != age || range.claimed {
+            return None;
+        }
+        self.ranges.update(
+            last,
+            Range {
+                claimed: true,
+                ..range
+            },
+        );
+        Some(range)
+    }
+
+    /// Gives a claimed range back.
+    pub(crate) fn release(&mut self, last: usize) {
+        if let Some(range) = self.claimed(last) {
+            self.ranges.update(
+                last,
+                Range {
+                    claimed: false,
+                    ..range
+                },
+            );
+        }
+    }
+
+    /// The first live page from `from` on of the claimed range that ends at `last`.
+    pub(crate) fn next_live(&self, last: usize, from: usize) -> Option<usize> {
+        let range = self.claimed(last)?;
+        if range.live == 0 {
+            return None;
+        }
+        self.find(from.max(range.start), last + 1, |block, word| {
+            block.resident[word] & !purged_bits(range.base, block.marked[word])
+        })
+    }
+
+    /// `page`, live, of the claimed range that ends at `last`, is being purged.
+    pub(crate) fn purged(&mut self, last: usize, page: usize) {
+        let (Some(range), Some(block)) = (
+            self.claimed(last),
+            self.blocks.get_mut(page / BLOCK_PAGES),
+        ) else {
+            debug_assert!(false);
+            return;
+        };
+        let (word, bit) = place(page);
+        debug_assert!(block.resident[word] & bit != 0);
+        block.resident[word] &= !bit;
+        match range.base {
+            Base::Live => block.marked[word] |= bit,
+            Base::Purged => block.marked[word] &= !bit,
+        }
+        self.ranges.update(
+            last,
+            Range {
+                live: range.live - 1,
+                purged: range.purged + 1,
+                ..range
+            },
+        );
+    }
+
+    /// Purges what has no memory of the claimed range that ends at `last`; live pages stay
+    /// unpinned. Gives the number of pages that were not purged before.
+    pub(crate) fn purge_holes(&mut self, last: usize) -> usize {
+        let Some(range) = self.claimed(last) else {
+            return 0;
+        };
+        let pages = PageRange::whole(last + 1).clamp(range.start, last + 1);
+
+        // INVARIANT: with the base `Purged` a mark stands for a page that was not purged, and that
+        // is now each live page.
+        self.for_each_word(pages, |resident, marked, mask| {
+            let live = *resident & !purged_bits(range.base, *marked) & mask;
+            *marked = *marked & !mask | live;
+        });
+        let purged = range.len() - range.live;
+        self.ranges.update(
+            last,
+            Range {
+                base: Base::Purged,
+                purged,
+                ..range
+            },
+        );
+        purged - range.purged
+    }
+
+    /// The first resident page in `from..end`.
+    pub(crate) fn next_resident(&self, from: usize, end: usize) -> Option<usize> {
+        self.find(from, end, |block, word| block.resident[word])
+    }
+
+    /// The first page in `from..end` that is not resident.
+    pub(crate) fn next_hole(&self, from: usize, end: usize) -> Option<usize> {
+        let mut page = from;
+
+        while page < end {
+            let Some(block) = self.blocks.get(page / BLOCK_PAGES) else {
+                return Some(page);
+            };
+            let (word, bit) = place(page);
+            let holes = !block.resident[word] & !(bit - 1);
+            if holes != 0 {
+                let hole = page / 64 * 64 + holes.trailing_zeros() as usize;
+                return (hole < end).then_some(hole);
+            }
+            page = (page / 64 + 1) * 64;
+        }
+        None
+    }
+
+    fn claimed(&self, last: usize) -> Option<Range> {
+        let range = self.ranges.at_or_after(last)?;
+        let ours = range.last == last && range.claimed;
+        debug_assert!(ours);
+        ours.then_some(range)
+    }
+
+    fn containing(&self, page: usize) -> Option<Range> {
+        self.ranges
+            .at_or_after(page)
+            .filter(|range| range.start <= page)
+    }
+
+    /// The first range that has a page in `pages`.
+    fn overlapping(&self, pages: PageRange) -> Option<Range> {
+        if pages.is_empty() {
+            return None;
+        }
+        self.ranges
+            .at_or_after(pages.start())
+            .filter(|range| range.start < pages.end())
+    }
+
+    fn is_purged(&self, range: &Range, page: usize) -> bool {
+        let (word, bit) = place(page);
+        let marked = self
+            .blocks
+            .get(page / BLOCK_PAGES)
+            .is_some_and(|block| block.marked[word] & bit != 0);
+        marked == (range.base == Base::Live)
+    }
+
+    /// The first pinned run of `pages` at or behind `from`, and where to look for the next one.
+    fn gap(&self, pages: PageRange, mut from: usize) -> Option<(PageRange, usize)> {
+        while from < pages.end() {
+            let (start, next) = match self.ranges.at_or_after(from) {
+                Some(range) if range.start < pages.end() => (range.start, range.last + 1),
+                _ => (pages.end(), pages.end()),
+            };
+            let gap = pages.clamp(from, start);
+            if !gap.is_empty() {
+                return Some((gap, next));
+            }
+            from = next;
+        }
+        None
+    }
+
+    fn for_each_gap(&self, pages: PageRange, mut f: impl FnMut(PageRange)) {
+        let mut from = pages.start();
+
+        while let Some((gap, next)) = self.gap(pages, from) {
+            from = next;
+            f(gap);
+        }
+    }
+
+    /// Counts over the part `pages` of `range`, without a look where nothing can be found.
+    fn count_in(&self, range: &Range, pages: PageRange) -> Counts {
+        if range.live == 0 && range.base == Base::Live && range.purged == 0 {
+            return Counts::default();
+        }
+        if range.live == 0 && range.base == Base::Purged && range.purged == range.len() {
+            return Counts {
+                live: 0,
+                purged: pages.len(),
+            };
+        }
+        self.count(range.base, pages)
+    }
+
+    fn count(&self, base: Base, pages: PageRange) -> Counts {
+        let mut live = 0;
+        let mut marks = 0;
+
+        let mut number = pages.start() / BLOCK_PAGES;
+        while let Some(found) = self.blocks.at_or_after(number) {
+            let first = found * BLOCK_PAGES;
+            if first >= pages.end() {
+                break;
+            }
+            if let Some(block) = self.blocks.get(found) {
+                for word in 0..WORDS {
+                    let mask = word_mask(pages, first + word * 64);
+                    let marked = block.marked[word];
+                    live += (block.resident[word] & !purged_bits(base, marked) & mask).count_ones();
+                    marks += (marked & mask).count_ones();
+                }
+            }
+            number = found + 1;
+        }
+        Counts {
+            live: live as usize,
+            purged: match base {
+                Base::Live => marks as usize,
+                Base::Purged => pages.len() - marks as usize,
+            },
+        }
+    }
+
+    /// Calls `f` with residency, marks, and which bits of the word are meant.
+    fn for_each_word(&mut self, pages: PageRange, mut f: impl FnMut(&u64, &mut u64, u64)) {
+        let mut number = pages.start() / BLOCK_PAGES;
+
+        while let Some(found) = self.blocks.at_or_after(number) {
+            let first = found * BLOCK_PAGES;
+            if first >= pages.end() {
+                break;
+            }
+            if let Some(block) = self.blocks.get_mut(found) {
+                for word in 0..WORDS {
+                    let mask = word_mask(pages, first + word * 64);
+                    if mask != 0 {
+                        f(&block.resident[word], &mut block.marked[word], mask);
+                    }
+                }
+            }
+            number = found + 1;
+        }
+    }
+
+    /// The first page in `from..end` whose bit `bits` gives.
+    fn find(
+        &self,
+        from: usize,
+        end: usize,
+        bits: impl Fn(&Block, usize) -> u64,
+    ) -> Option<usize> {
+        let mut page = from;
+
+        while page < end {
+            let number = self.blocks.at_or_after(page / BLOCK_PAGES)?;
+            let block = self.blocks.get(number)?;
+            page = page.max(number * BLOCK_PAGES);
+            while page < end && page / BLOCK_PAGES == number {
+                let (word, bit) = place(page);
+                let found = bits(block, word) & !(bit - 1);
+                if found != 0 {
+                    let page = page / 64 * 64 + found.trailing_zeros() as usize;
+                    return (page < end).then_some(page);
+                }
+                page = (page / 64 + 1) * 64;
+            }
+        }
+        None
+    }
+}
+
+/// Which bits of a word of marks stand for purged pages.
+fn purged_bits(base: Base, marked: u64) -> u64 {
+    match base {
+        Base::Live => marked,
+        Base::Purged => !marked,
+    }
+}
+
+/// Word and bit of a page within its block.
+fn place(page: usize) -> (usize, u64) {
+    (page % BLOCK_PAGES / 64, 1 << (page % 64))
+}
+
+/// The bits of `pages` in the word whose first page is `first`.
+fn word_mask(pages: PageRange, first: usize) -> u64 {
+    let cut = pages.clamp(first, first + 64);
+    if cut.is_empty() {
+        return 0;
+    }
+    (u64::MAX >> (64 - cut.len())) << (cut.start() - first)
+}

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Taking memory back from unpinned ranges: for memory pressure, for PURGE_ALL_CACHES, and at the
+//! module's own limit.
+//!
+//! ```text
+//!   oldest entry of the LRU      LRU lock, then free of locks, with a reference to the file
+//!     claim its range            pins lock: no PIN, no other purge from here on
+//!     for each live page
+//!       lock the folio           never waiting for it in reclaim
+//!       unmap it
+//!       left alone if DMA may be writing to it
+//!       mark it purged           pins lock, under the folio lock
+//!       remove it, unlock it
+//!     give the claim back        pins lock; wakes PIN
+//! ```
+
+use crate::{
+    glue::{
+        account_reclaimed_pages,
+        shrinker::Shrinker, //
+    },
+    lru::List,
+    region::{
+        Claim,
+        RegionLru,
+        Shared, //
+    }, //
+};
+
+/// Pages that are freed at once when the module's limit is reached.
+const ROOM: usize = 32;
+
+impl Shrinker for RegionLru {
+    fn count(&self) -> usize {
+        self.pages()
+    }
+
+    fn scan(&self, want: usize) -> Option<usize> {
+        let freed = purge_oldest(self, want);
+        account_reclaimed_pages(freed);
+        (freed != 0).then_some(freed)
+    }
+}
+
+/// Frees up to `want` live pages, those first that were unpinned longest ago.
+fn purge_oldest(lru: &RegionLru, want: usize) -> usize {
+    let mut freed = 0;
+    let mut after = None;
+
+    while freed < want {
+        let Some((key, file)) = lru.next(List::Live, after) else {
+            break;
+        };
+        after = Some(key);
+        if let Some(claim) = Claim::new(file, key) {
+            freed += claim.purge(want - freed, false);
+        }
+    }
+    freed
+}
+
+/// Purges some pages because the module's limit is reached; gives how many.
+pub(crate) fn make_room(shared: &Shared) -> usize {
+    purge_oldest(&shared.lru, ROOM)
+}
+
+/// Purges every page that is unpinned when it is called, and was not purged yet, touched or not;
+/// gives how many these were.
+///
+/// May sleep. Leaves what a device may be writing to.
+pub(crate) fn purge_all(shared: &Shared) -> usize {
+    let lru = &shared.lru;
+    let now = lru.now();
+    let mut purged = 0;
+
+    for list in [List::Live, List::Idle] {
+        let mut after = None;
+
+        while let Some((key, file)) = lru.next(list, after) {
+            if key.age >= now {
+                break;
+            }
+            after = Some(key);
+            if let Some(claim) = Claim::new(file, key) {
+                purged += claim.purge(usize::MAX, true) + claim.purge_holes();
+            }
+        }
+    }
+    purged
+}
