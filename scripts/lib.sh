@@ -16,7 +16,7 @@ export ASHMEM_HOME=${ASHMEM_HOME:-${HOME:?}}
 export ASHMEM_BEGIN=${ASHMEM_BEGIN:-$EPOCHSECONDS}
 
 # What passes through sudo and into the root, where it is set.
-PASSED_ON=(ASHMEM_CACHE ASHMEM_HOME ASHMEM_BEGIN KERNEL TEST TIMEOUT MIRROR ALLOW_OUTDATED
+PASSED_ON=(ASHMEM_CACHE ASHMEM_HOME ASHMEM_BEGIN KERNEL TEST MIRROR ALLOW_OUTDATED
     TERM http_proxy https_proxy HTTP_PROXY HTTPS_PROXY no_proxy NO_PROXY)
 
 # hash_of FILE...: a short key made from the contents without comment lines, so
@@ -32,9 +32,11 @@ hash_of() {
 # hash_of_tree PATH...: a key of everything below these paths of the work tree.
 hash_of_tree() {
     (cd "$TREE" && find "$@" -type f ! -name '*.o' ! -name '*.cmd' ! -name '*.mod*' \
-        ! -name '*.ko' -print0 | LC_ALL=C sort -z | xargs -0r sha256sum) |
+        ! -name '*.ko' ! -name '*_generated.rs' -print0 | LC_ALL=C sort -z | xargs -0r sha256sum) |
         sha256sum | cut -c1-12
 }
+
+hash_of_text() { sha256sum <<<"$1" | cut -c1-12; }
 
 ROOT=$CACHE/root-$(hash_of "$SCRIPTS/root.packages" "$SCRIPTS/root")
 
@@ -117,7 +119,13 @@ prune() {
 
 # need_root "$@": starts this script again as root where it is not.
 need_root() {
-    ((EUID)) || return 0
+    if ((EUID == 0)); then
+        # Held until this script ends: `make distclean` looks at it.
+        mkdir -p "$CACHE/locks"
+        exec {IN_USE}>"$CACHE/locks/cache"
+        [[ ${0##*/} == clean ]] || flock --shared "$IN_USE"
+        return
+    fi
     local pass=() name
     for name in "${PASSED_ON[@]}"; do
         [[ ! -v $name ]] || pass+=("$name=${!name}")
@@ -163,6 +171,20 @@ use_module() {
     use_kernel "$1" || return 1
     MODULE=$CACHE/modules/${KDIR##*/}-$(hash_of_tree driver Kbuild)
     KO=$MODULE/ashmem.ko
+}
+
+# Programs. --------------------------------------------------------------------
+
+# cargo's folder for this work tree, below the cache: it knows what is new by
+# the sources' times, so no two trees may share it.
+TARGET=target-$(hash_of_text "$TREE $ROOT")
+
+# use_programs: sets PROGRAMS, the folder of `guest` and `runner`.
+# shellcheck disable=SC2034 # for who sources this
+use_programs() {
+    CARGO_TARGET_DIR=$CACHE/$TARGET
+    [[ -r $ROOT.tools ]] || return 1
+    PROGRAMS=$CACHE/bin/$(hash_of_tree Cargo.toml Cargo.lock userspace-tests qemu driver/include)-$(hash_of "$ROOT.tools")
 }
 
 # What no tool here could bear.
