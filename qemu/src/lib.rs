@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Boots a kernel with the test guest in QEMU, and judges what the guest
+//! reports.
+//!
+//! - [`initramfs`] packs the guest's programs
+//! - [`machine`] runs QEMU and records what comes out of it, within a limit
+//! - [`accel`] decides between KVM and emulation
+//! - [`tap`] reads the guest's report line by line
+//! - [`verdict`] judges one run: pure code
+//! - [`host_tests`] runs `cargo test` and reads its result
+//! - [`display`] is what people see
+
+pub mod accel;
+pub mod display;
+pub mod host_tests;
+pub mod initramfs;
+pub mod machine;
+pub mod tap;
+pub mod verdict;

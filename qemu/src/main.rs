@@ -1,0 +1,399 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The host's side of `make test`, `make run` and `make shell`.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::process::ExitCode;
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::Context;
+use anyhow::bail;
+use anyhow::ensure;
+use ashmem_qemu::accel;
+use ashmem_qemu::accel::Choice;
+use ashmem_qemu::display;
+use ashmem_qemu::display::Sum;
+use ashmem_qemu::host_tests;
+use ashmem_qemu::initramfs::Contents;
+use ashmem_qemu::machine;
+use ashmem_qemu::machine::Logs;
+use ashmem_qemu::machine::Spec;
+use ashmem_qemu::machine::Watch;
+use ashmem_qemu::tap::Outcome;
+use ashmem_qemu::verdict;
+use ashmem_qemu::verdict::Fault;
+use ashmem_qemu::verdict::Judgement;
+use clap::Args;
+use clap::Parser;
+use clap::Subcommand;
+
+/// Boots kernels with the test guest in QEMU, and judges what they report.
+#[derive(Parser)]
+#[command(name = "runner", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run the host's tests, then the guest's tests in every kernel given.
+    Test {
+        #[command(flatten)]
+        common: Common,
+        /// A kernel; may be given several times, and they run in this order.
+        #[arg(long = "kernel", value_name = "NAME=KIMG,KO", required = true, value_parser = kernel)]
+        kernels: Vec<Kernel>,
+        /// Only the tests whose name contains this.
+        #[arg(long, value_parser = filter)]
+        filter: Option<String>,
+        /// Run `cargo test` in this directory as well.
+        #[arg(long, value_name = "DIR")]
+        host_tests: Option<PathBuf>,
+        /// Where the logs go: NAME.console.log, NAME.kernel.log, NAME.tap and
+        /// host.log. Two runs at once need two directories.
+        #[arg(long, value_name = "DIR")]
+        logs: PathBuf,
+    },
+    /// Show what the module is good for.
+    Demo {
+        #[command(flatten)]
+        common: Common,
+        /// The kernel.
+        #[arg(long, value_name = "NAME=KIMG,KO", value_parser = kernel)]
+        kernel: Kernel,
+        /// Where the logs go.
+        #[arg(long, value_name = "DIR")]
+        logs: PathBuf,
+    },
+    /// A prompt in the guest. `exit` ends it, and so does Ctrl-a x.
+    Shell {
+        #[command(flatten)]
+        common: Common,
+        /// The kernel.
+        #[arg(long, value_name = "NAME=KIMG,KO", value_parser = kernel)]
+        kernel: Kernel,
+        /// A static busybox.
+        #[arg(long, value_name = "PATH")]
+        busybox: PathBuf,
+    },
+}
+
+#[derive(Args)]
+struct Common {
+    /// The guest's program, static.
+    #[arg(long, value_name = "BIN")]
+    guest: PathBuf,
+    /// What runs the guest's instructions.
+    #[arg(long, value_enum, default_value_t)]
+    accel: Choice,
+    /// How long a machine may run. Usually 300, for a kernel named `debug`
+    /// 900, for a shell 12 hours.
+    #[arg(long, value_name = "SECONDS")]
+    limit: Option<u64>,
+}
+
+impl Common {
+    fn limit(&self, usual: u64) -> Duration {
+        Duration::from_secs(self.limit.unwrap_or(usual))
+    }
+
+    fn limit_for(&self, kernel: &Kernel) -> Duration {
+        self.limit(if kernel.name == "debug" { 900 } else { 300 })
+    }
+}
+
+/// A kernel and the module built for it.
+#[derive(Clone, Debug)]
+struct Kernel {
+    name: String,
+    image: PathBuf,
+    module: PathBuf,
+}
+
+fn kernel(text: &str) -> anyhow::Result<Kernel> {
+    let (name, files) = text.split_once('=').context("expected NAME=KIMG,KO")?;
+    let (image, module) = files.split_once(',').context("expected NAME=KIMG,KO")?;
+    ensure!(
+        !name.is_empty()
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)),
+        "a kernel's name becomes a file's: letters, digits, and -_."
+    );
+    Ok(Kernel {
+        name: name.into(),
+        image: image.into(),
+        module: module.into(),
+    })
+}
+
+/// It travels on a kernel's command line, where blanks and quotes would not.
+fn filter(text: &str) -> anyhow::Result<String> {
+    ensure!(
+        text.bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"_:".contains(&b)),
+        "a test's name has letters, digits, _ and : only"
+    );
+    Ok(text.into())
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Verb::Test {
+            common,
+            kernels,
+            filter,
+            host_tests,
+            logs,
+        } => test(
+            &common,
+            &kernels,
+            filter.as_deref(),
+            host_tests.as_deref(),
+            &logs,
+        ),
+        Verb::Demo {
+            common,
+            kernel,
+            logs,
+        } => demo(&common, &kernel, &logs),
+        Verb::Shell {
+            common,
+            kernel,
+            busybox,
+        } => shell(&common, &kernel, &busybox),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(e) => {
+            eprintln!("runner: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs all tests. True: some passed, and none failed.
+fn test(
+    common: &Common,
+    kernels: &[Kernel],
+    filter: Option<&str>,
+    host_tests: Option<&Path>,
+    logs: &Path,
+) -> anyhow::Result<bool> {
+    // Asked before anything boots, so that a filter that means host tests only
+    // costs no boot.
+    let names = guest_tests(&common.guest)?;
+    let wanted = names
+        .iter()
+        .filter(|name| filter.is_none_or(|f| name.contains(f)))
+        .count();
+    if filter.is_none() {
+        ensure!(wanted > 0, "{} has no tests", common.guest.display());
+    }
+    std::fs::create_dir_all(logs).with_context(|| format!("cannot make {}", logs.display()))?;
+
+    let mut sum = Sum::default();
+    if let Some(directory) = host_tests {
+        test_on_the_host(common, &kernels[0], filter, directory, logs, &mut sum)?;
+    }
+    if wanted == 0 && sum.counts().total() == 0 {
+        bail!(
+            "no test's name contains `{}`; `guest list` and `cargo test -- --list` print the names",
+            filter.unwrap_or_default()
+        );
+    }
+    for kernel in kernels {
+        if wanted == 0 {
+            display::step(
+                &kernel.name,
+                "not booted: none of its tests has such a name",
+            );
+            continue;
+        }
+        test_in_a_guest(common, kernel, filter, logs, &mut sum)?;
+    }
+    sum.print();
+    Ok(sum.counts().failed == 0 && sum.counts().passed > 0)
+}
+
+fn test_on_the_host(
+    common: &Common,
+    kernel: &Kernel,
+    filter: Option<&str>,
+    directory: &Path,
+    logs: &Path,
+    sum: &mut Sum,
+) -> anyhow::Result<()> {
+    const PLACE: &str = "host";
+
+    let log = logs.join("host.log");
+    let begun = Instant::now();
+    display::step(PLACE, "cargo test");
+    // For the tests that boot a guest.
+    let environment: [(&str, &OsStr); 2] = [
+        ("ASHMEM_GUEST", common.guest.as_os_str()),
+        ("ASHMEM_KIMG", kernel.image.as_os_str()),
+    ];
+    let tests = host_tests::run(directory, filter, &environment, &log, |result| {
+        display::result(PLACE, &result.name, &result.outcome, Duration::ZERO);
+    })?;
+    for result in tests
+        .results
+        .iter()
+        .filter(|r| r.outcome == Outcome::Failed)
+    {
+        println!("{PLACE:<6} {} failed:", result.name);
+        for line in &result.diagnostics {
+            display::diagnostic(line);
+        }
+    }
+    let mut fault = tests.fault.clone();
+    if fault.is_none() && filter.is_none() && tests.results.is_empty() {
+        fault = Some("cargo test ran no test".into());
+    }
+    if let Some(fault) = &fault {
+        println!("{PLACE:<6} FAILED {fault}");
+        display::tail("what cargo said", &log, 60);
+    }
+    display::step(
+        PLACE,
+        &format!(
+            "{} tests in {:.1} s",
+            tests.results.len(),
+            begun.elapsed().as_secs_f64()
+        ),
+    );
+    sum.add(PLACE, &tests.results, fault.into_iter());
+    Ok(())
+}
+
+fn test_in_a_guest(
+    common: &Common,
+    kernel: &Kernel,
+    filter: Option<&str>,
+    logs: &Path,
+    sum: &mut Sum,
+) -> anyhow::Result<()> {
+    let mut arguments = vec!["test"];
+    if let Some(filter) = filter {
+        arguments.extend(["--filter", filter]);
+    }
+    let place = kernel.name.as_str();
+    let begun = Instant::now();
+    let mut live = display::Live::new(place);
+    let (judgement, logs) = boot(common, kernel, &arguments, logs, &mut live)?;
+    if !judgement.faults.is_empty() {
+        display::faults(place, &judgement.faults, &logs);
+    }
+    if !judgement.good() {
+        display::where_the_logs_are(&logs);
+    }
+    display::step(
+        place,
+        &format!(
+            "{} results in {:.1} s, boot included",
+            judgement.results.len(),
+            begun.elapsed().as_secs_f64()
+        ),
+    );
+    let faults = judgement.faults.iter().map(Fault::to_string);
+    sum.add(place, &judgement.results, faults);
+    Ok(())
+}
+
+/// Shows the demonstration. True: it went well, and the module left cleanly.
+fn demo(common: &Common, kernel: &Kernel, logs: &Path) -> anyhow::Result<bool> {
+    let begun = Instant::now();
+    let (judgement, logs) = boot(common, kernel, &["demo"], logs, &mut display::Stream)?;
+    for result in &judgement.results {
+        if result.outcome == Outcome::Failed {
+            display::result(&kernel.name, &result.name, &result.outcome, Duration::ZERO);
+            for line in &result.diagnostics {
+                display::diagnostic(line);
+            }
+        }
+    }
+    if !judgement.faults.is_empty() {
+        display::faults(&kernel.name, &judgement.faults, &logs);
+    }
+    if judgement.good() {
+        println!(
+            "\nThe module was removed again, the kernel log is clean, and the machine powered \
+             off, {:.1} s after it was started.",
+            begun.elapsed().as_secs_f64()
+        );
+    } else {
+        display::where_the_logs_are(&logs);
+    }
+    Ok(judgement.good())
+}
+
+/// Runs one machine with the module and judges it.
+fn boot(
+    common: &Common,
+    kernel: &Kernel,
+    arguments: &[&str],
+    logs: &Path,
+    watch: &mut dyn Watch,
+) -> anyhow::Result<(Judgement, Logs)> {
+    let spec = Spec {
+        kernel: &kernel.image,
+        contents: Contents {
+            guest: &common.guest,
+            module: Some(&kernel.module),
+            busybox: None,
+        },
+        arguments,
+        accel: accel::choose(common.accel, &kernel.image, &common.guest, logs)?,
+        limit: common.limit_for(kernel),
+    };
+    let logs = Logs::new(logs, &kernel.name)?;
+    let record = machine::run(&spec, &logs, watch)?;
+    Ok((verdict::judge(&record), logs))
+}
+
+fn shell(common: &Common, kernel: &Kernel, busybox: &Path) -> anyhow::Result<bool> {
+    let (rows, cols) = display::terminal_size().unwrap_or((24, 80));
+    let (rows, cols) = (rows.to_string(), cols.to_string());
+    let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
+    let spec = Spec {
+        kernel: &kernel.image,
+        contents: Contents {
+            guest: &common.guest,
+            module: Some(&kernel.module),
+            busybox: Some(busybox),
+        },
+        arguments: &["shell", "--rows", &rows, "--cols", &cols],
+        accel: accel::choose(common.accel, &kernel.image, &common.guest, scratch.path())?,
+        limit: common.limit(12 * 3600),
+    };
+    println!(
+        "Booting {}; Ctrl-a x ends it at any time.",
+        kernel.image.display()
+    );
+    machine::run_interactive(&spec)?;
+    Ok(true)
+}
+
+/// The names of the guest's tests, from the guest's own table: its program is
+/// static and runs here as well.
+fn guest_tests(guest: &Path) -> anyhow::Result<Vec<String>> {
+    let output = Command::new(guest)
+        .arg("list")
+        .output()
+        .with_context(|| format!("cannot run {}", guest.display()))?;
+    ensure!(
+        output.status.success(),
+        "`{} list` ended with {}",
+        guest.display(),
+        output.status
+    );
+    let names = String::from_utf8(output.stdout).context("the names of the tests")?;
+    Ok(names.lines().map(str::to_owned).collect())
+}

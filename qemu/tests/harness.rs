@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Boots guests that misbehave in a known way, and looks at what the judge
+//! says: the tests of the tests.
+//!
+//! They need the image of a kernel in `ASHMEM_KIMG` and the guest's program in
+//! `ASHMEM_GUEST`; `make test` sets both.
+
+use std::env;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ashmem_qemu::accel;
+use ashmem_qemu::accel::Choice;
+use ashmem_qemu::initramfs::Contents;
+use ashmem_qemu::machine;
+use ashmem_qemu::machine::Logs;
+use ashmem_qemu::machine::Spec;
+use ashmem_qemu::tap::Counts;
+use ashmem_qemu::tap::Outcome;
+use ashmem_qemu::verdict;
+use ashmem_qemu::verdict::End;
+use ashmem_qemu::verdict::Fault;
+use ashmem_qemu::verdict::Judgement;
+use ashmem_qemu::verdict::Reported;
+
+/// A guest takes 3 s; much more where others use the machine as well.
+const LIMIT: Duration = Duration::from_secs(120);
+
+fn path_from(variable: &str) -> PathBuf {
+    match env::var_os(variable) {
+        Some(path) => path.into(),
+        None => panic!("{variable} is not set: run this through `make test`"),
+    }
+}
+
+/// Boots `guest selftest KIND`.
+fn selftest(kind: &str, limit: Duration) -> Judgement {
+    let kernel = path_from("ASHMEM_KIMG");
+    let guest = path_from("ASHMEM_GUEST");
+    let logs = tempfile::tempdir().expect("a temporary directory");
+    let accel = accel::choose(Choice::Auto, &kernel, &guest, logs.path()).expect("a probe boot");
+    let spec = Spec {
+        kernel: &kernel,
+        contents: Contents {
+            guest: &guest,
+            module: None,
+            busybox: None,
+        },
+        arguments: &["selftest", kind],
+        accel,
+        limit,
+    };
+    let record = machine::run(
+        &spec,
+        &Logs::new(logs.path(), kind).expect("writable"),
+        &mut (),
+    )
+    .expect("QEMU runs");
+    println!("{record:?}");
+    verdict::judge(&record)
+}
+
+/// The results, without the closing checks.
+fn tests(judgement: &Judgement) -> Vec<&Reported> {
+    judgement
+        .results
+        .iter()
+        .filter(|r| !r.name.starts_with("closing: "))
+        .collect()
+}
+
+/// The one result that failed.
+fn only_failure(judgement: &Judgement) -> &Reported {
+    let failed: Vec<_> = judgement
+        .results
+        .iter()
+        .filter(|r| r.outcome == Outcome::Failed)
+        .collect();
+    match *failed {
+        [one] => one,
+        _ => panic!("{failed:#?}"),
+    }
+}
+
+#[test]
+fn a_guest_whose_test_passes_is_good() {
+    let judgement = selftest("pass", LIMIT);
+    assert_eq!(judgement.faults, []);
+    assert_eq!(tests(&judgement).len(), 1);
+    assert!(judgement.good());
+}
+
+#[test]
+fn a_skipped_test_is_shown_as_skipped_with_its_reason() {
+    let judgement = selftest("skip", LIMIT);
+    assert!(judgement.good());
+    let outcomes: Vec<_> = tests(&judgement)
+        .iter()
+        .map(|r| r.outcome.clone())
+        .collect();
+    let reason = "this kernel lacks something".into();
+    assert_eq!(outcomes, [Outcome::Passed, Outcome::Skipped(reason)]);
+}
+
+#[test]
+fn every_way_to_fail_is_a_failure_with_its_reason() {
+    let judgement = selftest("fail", LIMIT);
+    assert_eq!(judgement.faults, []);
+    assert!(!judgement.good());
+    let of = |name: &str| {
+        let found = judgement.results.iter().find(|r| r.name.ends_with(name));
+        let result = found.unwrap_or_else(|| panic!("{name} is not among {judgement:#?}"));
+        (
+            result.outcome == Outcome::Failed,
+            result.diagnostics.join("\n"),
+        )
+    };
+    for (name, why) in [
+        ("::fails", "this test fails on purpose"),
+        ("::fails", "| the output of a failing test"),
+        ("::panics", "this test panics on purpose"),
+        ("::dies", "SIGSEGV"),
+        ("::exits_without_a_report", "without having reported"),
+        ("::reports_twice", "SIGABRT"),
+        ("::hangs", "still running after its limit of 1 s"),
+    ] {
+        let (failed, diagnostics) = of(name);
+        assert!(failed, "{name}");
+        assert!(diagnostics.contains(why), "{name}: {diagnostics}");
+    }
+    assert_eq!(of("::passes"), (false, String::new()));
+}
+
+#[test]
+fn a_guest_that_stands_still_runs_into_its_limit() {
+    // Long enough to boot, or the test would be of something else.
+    let limit = Duration::from_secs(12);
+    let judgement = selftest("hang", limit);
+    assert_eq!(tests(&judgement).len(), 1);
+    assert!(judgement.faults.contains(&Fault::NoVerdict));
+    assert!(judgement.faults.contains(&Fault::End(End::TimeUp(limit))));
+}
+
+#[test]
+fn a_panic_ends_the_run_and_is_shown() {
+    let judgement = selftest("panic", LIMIT);
+    let shows_it = |f: &Fault| matches!(f, Fault::Console(l) if l.contains("Kernel panic"));
+    assert!(judgement.faults.contains(&Fault::NoVerdict));
+    assert!(judgement.faults.iter().any(shows_it), "{judgement:#?}");
+    assert!(judgement.faults.iter().any(|f| matches!(f, Fault::End(_))));
+}
+
+#[test]
+fn a_warning_in_the_kernel_log_fails_the_guest_although_its_tests_pass() {
+    let judgement = selftest("warn", LIMIT);
+    assert_eq!(judgement.faults, []);
+    let failure = only_failure(&judgement);
+    assert_eq!(failure.name, "closing: kernel log");
+    assert!(
+        failure.diagnostics.join("\n").contains("> ["),
+        "{failure:#?}"
+    );
+}
+
+#[test]
+fn a_warning_after_the_verdict_is_seen_on_the_console() {
+    let judgement = selftest("late-warn", LIMIT);
+    assert!(
+        matches!(&*judgement.faults, [Fault::Console(l)] if l.contains("WARNING: CPU: 0")),
+        "{judgement:#?}"
+    );
+}
+
+#[test]
+fn no_verdict_is_a_failure() {
+    assert_eq!(selftest("no-verdict", LIMIT).faults, [Fault::NoVerdict]);
+}
+
+#[test]
+fn two_verdicts_are_a_failure() {
+    assert_eq!(selftest("two", LIMIT).faults, [Fault::Verdicts(2)]);
+}
+
+#[test]
+fn a_verdict_that_is_not_last_is_a_failure() {
+    let line = "# one line more".into();
+    assert_eq!(
+        selftest("not-last", LIMIT).faults,
+        [Fault::AfterVerdict(line)]
+    );
+}
+
+#[test]
+fn a_verdict_that_disagrees_with_the_lines_is_a_failure() {
+    let judgement = selftest("miscount", LIMIT);
+    let said = Counts {
+        passed: 1,
+        failed: 0,
+        skipped: 0,
+    };
+    assert!(
+        matches!(*judgement.faults, [Fault::Miscount { said: s, .. }] if s == said),
+        "{judgement:#?}"
+    );
+}
+
+#[test]
+fn zero_tests_are_a_failure_which_the_guest_reports() {
+    let judgement = selftest("zero", LIMIT);
+    assert_eq!(judgement.faults, []);
+    assert_eq!(only_failure(&judgement).name, "init: at least one test");
+}
+
+#[test]
+fn zero_tests_are_a_failure_even_if_the_guest_is_content() {
+    assert_eq!(selftest("zero-unnoticed", LIMIT).faults, [Fault::NoTests]);
+}
+
+#[test]
+fn a_restart_is_no_power_off() {
+    assert_eq!(selftest("reboot", LIMIT).faults, [Fault::End(End::Reset)]);
+}

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The test guest's one program. As PID 1 of an initramfs it sets the machine
+//! up, loads the module, does what the kernel's command line says after `--`,
+//! reports over a virtio-serial port and powers the machine off.
+//!
+//! - [`init`]: PID 1, from the first mount to the power-off
+//! - [`harness`]: what a test is, and how one is run
+//! - [`report`]: TAP and the verdict, on a channel of its own
+//! - [`closing`]: the checks after the tests, with [`kmsg`] and [`kmemleak`]
+//! - [`tests`], [`demo`], [`shell`], [`selftest`]: the modes
+
+mod abi;
+mod closing;
+mod demo;
+mod harness;
+mod init;
+mod kmemleak;
+mod kmsg;
+mod report;
+mod selftest;
+mod shell;
+// A test that is in no table would never run: the compiler refuses it.
+#[deny(dead_code)]
+mod tests;
+
+use std::process::ExitCode;
+use std::process::id;
+
+use clap::Parser;
+use clap::Subcommand;
+
+/// Tests, demonstration and shell of the /dev/ashmem test guest.
+#[derive(Parser)]
+#[command(name = "guest", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    mode: Mode,
+}
+
+/// What the machine is for this time.
+#[derive(Subcommand)]
+enum Mode {
+    /// Run the tests, then the closing checks, and give the verdict.
+    Test {
+        /// Only the tests whose name contains this.
+        #[arg(long)]
+        filter: Option<String>,
+        /// In the running system (`make shell`): TAP to standard output, no
+        /// setting up, no module loaded or removed, no power-off.
+        #[arg(long)]
+        here: bool,
+    },
+    /// Print the names of the tests.
+    List,
+    /// Show what the module is good for.
+    Demo,
+    /// A prompt on the serial line.
+    Shell {
+        /// Lines of the terminal at the other end.
+        #[arg(long, default_value_t = 24)]
+        rows: u16,
+        /// Its columns.
+        #[arg(long, default_value_t = 80)]
+        cols: u16,
+    },
+    /// Misbehave in a known way, to test what watches this guest.
+    Selftest {
+        /// In which way.
+        kind: selftest::Kind,
+    },
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().mode {
+        Mode::List => {
+            for test in tests::ALL.iter().copied().flatten() {
+                println!("{}", test.name);
+            }
+            ExitCode::SUCCESS
+        }
+        mode if id() == 1 => init::main(mode),
+        Mode::Test { filter, here: true } => match init::test_here(filter.as_deref()) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(e) => {
+                eprintln!("guest: {e:#}");
+                ExitCode::FAILURE
+            }
+        },
+        _ => {
+            eprintln!(
+                "guest: this is PID 1 of a test guest and not for a running system: \
+                 it mounts, loads, and powers off. Start it with `make test`, `make run` or \
+                 `make shell`; in that shell, use `guest test --here`."
+            );
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Guests that misbehave in a known way. The host's tests (qemu/tests) boot
+//! each and look at what the host says about it. No module is needed.
+
+use std::fs;
+use std::io;
+use std::process;
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::Context;
+use anyhow::bail;
+use clap::ValueEnum;
+use nix::sys::reboot::RebootMode;
+use nix::sys::reboot::reboot;
+
+use crate::closing;
+use crate::harness::Sweep;
+use crate::harness::Test;
+use crate::harness::skip;
+use crate::harness::tests;
+use crate::init::run_tests;
+use crate::kmsg::KernelLog;
+use crate::report::Report;
+
+/// The ways.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// One test, which passes.
+    Pass,
+    /// Tests that fail in all the ways in which a test can.
+    Fail,
+    /// A test that passes and one that is skipped.
+    Skip,
+    /// The guest stands still.
+    Hang,
+    /// The kernel panics.
+    Panic,
+    /// Tests pass, and the kernel log has a warning, below what the console
+    /// shows.
+    Warn,
+    /// Tests pass, the verdict is good, and then the kernel warns.
+    LateWarn,
+    /// The verdict is missing.
+    NoVerdict,
+    /// The verdict comes twice.
+    Two,
+    /// Something follows the verdict.
+    NotLast,
+    /// The verdict is not what the lines say.
+    Miscount,
+    /// No test runs; the guest notices.
+    Zero,
+    /// No test runs, and the guest reports a good verdict all the same.
+    ZeroUnnoticed,
+    /// A good verdict, and the machine restarts instead of powering off.
+    Reboot,
+}
+
+tests! {
+    passes,
+    fails,
+    panics,
+    dies,
+    exits_without_a_report,
+    reports_twice,
+    hangs @ 1,
+    lacks_something,
+}
+
+fn passes() -> anyhow::Result<()> {
+    println!("not to be seen: the output of a test that passes");
+    Ok(())
+}
+
+fn fails() -> anyhow::Result<()> {
+    println!("the output of a failing test");
+    bail!("this test fails on purpose")
+}
+
+fn panics() -> anyhow::Result<()> {
+    panic!("this test panics on purpose")
+}
+
+fn dies() -> anyhow::Result<()> {
+    nix::sys::signal::raise(nix::sys::signal::Signal::SIGSEGV)?;
+    Ok(())
+}
+
+fn exits_without_a_report() -> anyhow::Result<()> {
+    process::exit(0)
+}
+
+/// Forks; both processes come back, and the child must not report.
+fn reports_twice() -> anyhow::Result<()> {
+    // SAFETY: This process has one thread.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Child => Ok(()),
+        nix::unistd::ForkResult::Parent { child } => {
+            let status = nix::sys::wait::waitpid(child, None)?;
+            bail!("the child ended with {status:?}")
+        }
+    }
+}
+
+fn hangs() -> anyhow::Result<()> {
+    sleep(Duration::from_secs(3600));
+    Ok(())
+}
+
+fn lacks_something() -> anyhow::Result<()> {
+    skip("this kernel lacks something")
+}
+
+/// Misbehaves.
+pub fn run(kind: Kind, report: &mut Report, log: &mut KernelLog) -> anyhow::Result<()> {
+    let chosen: fn(&Test) -> bool = match kind {
+        Kind::Fail => |_| true,
+        Kind::Skip => |t| t.name.ends_with("::passes") || t.name.ends_with("::lacks_something"),
+        Kind::Zero => |_| false,
+        _ => |t| t.name.ends_with("::passes"),
+    };
+    if kind != Kind::ZeroUnnoticed {
+        let tests = TESTS.iter().filter(|t| chosen(t));
+        run_tests(report, log, Sweep::All, tests, None)?;
+    }
+    match kind {
+        Kind::Hang => loop {
+            sleep(Duration::from_secs(3600));
+        },
+        Kind::Panic => fs::write("/proc/sysrq-trigger", "c").context("sysrq c")?,
+        // 6: informational.
+        Kind::Warn => into_the_log("<6>WARNING: CPU: 0 PID: 1 at selftest.rs:1 warn+0x0/0x0")?,
+        _ => {}
+    }
+    closing::run(report, log, false)?;
+    report.plan()?;
+    match kind {
+        Kind::NoVerdict => {}
+        Kind::Miscount => report.write("VERDICT passed=1 failed=0 skipped=0\n")?,
+        _ => {
+            report.verdict()?;
+        }
+    }
+    match kind {
+        Kind::Two => {
+            report.verdict()?;
+        }
+        Kind::NotLast => report.write("# one line more\n")?,
+        // 4: a warning.
+        Kind::LateWarn => into_the_log("<4>WARNING: CPU: 0 PID: 1 at selftest.rs:2 late+0x0/0x0")?,
+        Kind::Reboot => {
+            let Err(e) = reboot(RebootMode::RB_AUTOBOOT);
+            return Err(e).context("reboot");
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn into_the_log(line: &str) -> io::Result<()> {
+    fs::write("/dev/kmsg", line)
+}
