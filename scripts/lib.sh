@@ -117,15 +117,20 @@ prune() {
 
 # Rights. ----------------------------------------------------------------------
 
-# need_root "$@": starts this script again as root where it is not.
+# need_root "$@": goes on as root, starting this script again with sudo where it
+# must, and in a process namespace of its own.
 need_root() {
-    if ((EUID == 0)); then
-        # Held until this script ends: `make distclean` looks at it.
-        mkdir -p "$CACHE/locks"
-        exec {IN_USE}>"$CACHE/locks/cache"
-        [[ ${0##*/} == clean ]] || flock --shared "$IN_USE"
-        return
+    if ((EUID)); then
+        with_sudo "$@"
     fi
+    [[ ${ASHMEM_CONTAINED-} ]] || contain "$@"
+    # Held until this script ends: `make distclean` looks at it.
+    mkdir -p "$CACHE/locks"
+    exec {IN_USE}>"$CACHE/locks/cache"
+    [[ ${0##*/} == clean ]] || flock --shared "$IN_USE"
+}
+
+with_sudo() {
     local pass=() name
     for name in "${PASSED_ON[@]}"; do
         [[ ! -v $name ]] || pass+=("$name=${!name}")
@@ -137,6 +142,28 @@ need_root() {
     fi
     exec sudo -- env "${pass[@]}" "$SCRIPTS/${0##*/}" "$@"
 }
+
+# When this shell ends, however it ends, the kernel ends all that it started:
+# nothing is left that builds on, or holds a lock.
+contain() {
+    local inside status=0
+    ASHMEM_CONTAINED=yes env --default-signal=INT,QUIT setpriv --pdeathsig KILL \
+        unshare --mount --propagation private --mount-proc --pid --fork --kill-child -- \
+        "$0" "$@" <&0 &
+    inside=$!
+    # Ctrl-C reaches those inside as well, and they end in their own way.
+    trap : INT QUIT
+    trap 'kill -KILL $inside; wait $inside 2>/dev/null || exit 143' TERM HUP
+    while :; do
+        wait "$inside" && status=0 || status=$?
+        kill -0 "$inside" 2>/dev/null || exit "$status"
+    done
+}
+# As process 1 of its namespace a shell gets a signal only if it asked for it.
+if (($$ == 1)); then
+    trap 'exit 130' INT QUIT
+    trap 'exit 143' TERM HUP
+fi
 
 # Kernels. ---------------------------------------------------------------------
 
