@@ -213,14 +213,12 @@ pub fn run(spec: &Spec<'_>, logs: &Logs, watch: &mut dyn Watch) -> anyhow::Resul
         }
         Ok(Heard::Nothing)
     };
-    let deadline = Instant::now() + spec.limit;
-    let ended = listen(&events, &mut record, &mut receive, open, deadline)?;
+    let ended = listen(&events, &mut record, &mut receive, open, spec.limit)?;
     if ended.early.is_some() {
         if ended.early == Some(End::TimeUp(spec.limit)) {
             // Makes the kernel show where its processors are, and panic.
             let _ = writeln!(qmp, "{}", json!({"execute": "inject-nmi"}));
-            let until = Instant::now() + GRACE;
-            listen(&events, &mut record, &mut receive, ended.open, until)?;
+            listen(&events, &mut record, &mut receive, ended.open, GRACE)?;
         }
         qemu.kill()?;
     }
@@ -265,9 +263,9 @@ fn listen(
     record: &mut Record,
     receive: &mut dyn FnMut(Event, &mut Record) -> anyhow::Result<Heard>,
     mut open: usize,
-    mut deadline: Instant,
+    limit: Duration,
 ) -> anyhow::Result<Ended> {
-    let begun = Instant::now();
+    let mut deadline = Instant::now() + limit;
     let mut fatal = None;
     let mut shutdown = None;
     while open > 0 {
@@ -278,7 +276,7 @@ fn listen(
             Err(RecvTimeoutError::Timeout) => {
                 let early = match fatal {
                     Some(line) => End::Fatal(line),
-                    None => End::TimeUp(deadline - begun),
+                    None => End::TimeUp(limit),
                 };
                 return Ok(Ended {
                     early: Some(early),

@@ -16,7 +16,6 @@ use ashmem_qemu::initramfs::Contents;
 use ashmem_qemu::machine;
 use ashmem_qemu::machine::Logs;
 use ashmem_qemu::machine::Spec;
-use ashmem_qemu::tap::Counts;
 use ashmem_qemu::tap::Outcome;
 use ashmem_qemu::verdict;
 use ashmem_qemu::verdict::End;
@@ -84,16 +83,9 @@ fn only_failure(judgement: &Judgement) -> &Reported {
 }
 
 #[test]
-fn a_guest_whose_test_passes_is_good() {
-    let judgement = selftest("pass", LIMIT);
-    assert_eq!(judgement.faults, []);
-    assert_eq!(tests(&judgement).len(), 1);
-    assert!(judgement.good());
-}
-
-#[test]
-fn a_skipped_test_is_shown_as_skipped_with_its_reason() {
+fn a_good_guest_is_good_and_a_skipped_test_is_shown_with_its_reason() {
     let judgement = selftest("skip", LIMIT);
+    assert_eq!(judgement.faults, []);
     assert!(judgement.good());
     let outcomes: Vec<_> = tests(&judgement)
         .iter()
@@ -134,12 +126,17 @@ fn every_way_to_fail_is_a_failure_with_its_reason() {
 
 #[test]
 fn a_guest_that_stands_still_runs_into_its_limit() {
-    // Long enough to boot, or the test would be of something else.
-    let limit = Duration::from_secs(12);
-    let judgement = selftest("hang", limit);
-    assert_eq!(tests(&judgement).len(), 1);
-    assert!(judgement.faults.contains(&Fault::NoVerdict));
-    assert!(judgement.faults.contains(&Fault::End(End::TimeUp(limit))));
+    // Its limit must be long enough to boot, or this would test something
+    // else, and how long that takes depends on who else uses the machine.
+    for limit in [10, 40, 120].map(Duration::from_secs) {
+        let judgement = selftest("hang", limit);
+        assert!(judgement.faults.contains(&Fault::NoVerdict));
+        assert!(judgement.faults.contains(&Fault::End(End::TimeUp(limit))));
+        if tests(&judgement).len() == 1 {
+            return;
+        }
+    }
+    panic!("the guest never came to its test");
 }
 
 #[test]
@@ -192,29 +189,10 @@ fn a_verdict_that_is_not_last_is_a_failure() {
 }
 
 #[test]
-fn a_verdict_that_disagrees_with_the_lines_is_a_failure() {
-    let judgement = selftest("miscount", LIMIT);
-    let said = Counts {
-        passed: 1,
-        failed: 0,
-        skipped: 0,
-    };
-    assert!(
-        matches!(*judgement.faults, [Fault::Miscount { said: s, .. }] if s == said),
-        "{judgement:#?}"
-    );
-}
-
-#[test]
 fn zero_tests_are_a_failure_which_the_guest_reports() {
     let judgement = selftest("zero", LIMIT);
     assert_eq!(judgement.faults, []);
     assert_eq!(only_failure(&judgement).name, "init: at least one test");
-}
-
-#[test]
-fn zero_tests_are_a_failure_even_if_the_guest_is_content() {
-    assert_eq!(selftest("zero-unnoticed", LIMIT).faults, [Fault::NoTests]);
 }
 
 #[test]

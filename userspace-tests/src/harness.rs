@@ -34,9 +34,14 @@ use nix::poll::PollFd;
 use nix::poll::PollFlags;
 use nix::poll::PollTimeout;
 use nix::poll::poll;
+use nix::sys::signal::SaFlags;
+use nix::sys::signal::SigAction;
+use nix::sys::signal::SigHandler;
+use nix::sys::signal::SigSet;
 use nix::sys::signal::Signal;
 use nix::sys::signal::kill;
 use nix::sys::signal::killpg;
+use nix::sys::signal::sigaction;
 use nix::sys::wait::WaitPidFlag;
 use nix::sys::wait::WaitStatus;
 use nix::sys::wait::waitpid;
@@ -340,6 +345,13 @@ fn prepare_the_test(output: &OwnedFd, report: &OwnedFd) -> anyhow::Result<()> {
     dup2_stdin(File::open("/dev/null").context("/dev/null")?)?;
     dup2_stdout(output)?;
     dup2_stderr(output)?;
+    for signal in [Signal::SIGSEGV, Signal::SIGBUS] {
+        // Rust's runtime looks for a stack overflow in them, and survives one
+        // that was only sent.
+        let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+        // SAFETY: The default action is no function that could misbehave.
+        unsafe { sigaction(signal, &default) }.context("sigaction")?;
+    }
     let keep = report.as_raw_fd() as libc::c_uint;
     // SAFETY: What is closed is never used again: this process only runs the
     // test and leaves with `process::exit`, which drops nothing.
