@@ -2,9 +2,7 @@
 #
 # The verbs. What each of them does is a script of (nearly) its name in scripts/.
 
-KERNEL ?=
-TEST ?=
-export KERNEL TEST
+# Given on the command line or in the environment, they reach the scripts there.
 
 .PHONY: help run test check shell modules paths fmt update root-shell clean distclean
 .SILENT:
@@ -14,10 +12,11 @@ help: ## This list
 	echo
 	sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' Makefile | expand -t 14
 	echo
-	sed -nE 's/^#= ([^ ]+) +(.*)/  \1\t\2/p' Makefile | expand -t 20
+	sed -nE 's/^#= ([^ ]+) +(.*)/  \1\t\2/p' Makefile | expand -t 22
 
 #= KERNEL=            stock or debug; test: both if not given, all others: stock
 #= TEST=              test: only what has this in its name
+#= TIMEOUT=           run, test, shell: seconds that one machine may take
 #= ASHMEM_CACHE=      where roots, sources, kernels and objects are kept
 #= MIRROR=            a Debian mirror, if not the one of this machine's apt
 #= ALLOW_OUTDATED=1   take a mirror whose index has passed its date

@@ -5,8 +5,7 @@
 # need_space GIGABYTES
 need_space() {
     local free
-    mkdir -p "$CACHE" 2>/dev/null || fail "cannot write to $CACHE; name another folder with ASHMEM_CACHE="
-    free=$(df --output=avail -BG "$CACHE" | tail -n 1 | tr -dc 0-9)
+    free=$(($(df --output=avail -BM "$CACHE" | tail -n 1 | tr -dc 0-9) / 1024))
     ((free >= $1)) ||
         fail "about $1 GB are needed below $CACHE and $free GB are free; free some, or name another folder with ASHMEM_CACHE="
 }

@@ -16,7 +16,7 @@ export ASHMEM_HOME=${ASHMEM_HOME:-${HOME:?}}
 export ASHMEM_BEGIN=${ASHMEM_BEGIN:-$EPOCHSECONDS}
 
 # What passes through sudo and into the root, where it is set.
-PASSED_ON=(ASHMEM_CACHE ASHMEM_HOME ASHMEM_BEGIN KERNEL TEST MIRROR ALLOW_OUTDATED
+PASSED_ON=(ASHMEM_CACHE ASHMEM_HOME ASHMEM_BEGIN KERNEL TEST TIMEOUT MIRROR ALLOW_OUTDATED
     TERM http_proxy https_proxy HTTP_PROXY HTTPS_PROXY no_proxy NO_PROXY)
 
 # hash_of FILE...: a short key made from the contents without comment lines, so
@@ -125,7 +125,8 @@ need_root() {
     fi
     [[ ${ASHMEM_CONTAINED-} ]] || contain "$@"
     # Held until this script ends: `make distclean` looks at it.
-    mkdir -p "$CACHE/locks"
+    mkdir -p "$CACHE/locks" 2>/dev/null ||
+        fail "cannot write to $CACHE; name another folder with ASHMEM_CACHE="
     exec {IN_USE}>"$CACHE/locks/cache"
     [[ ${0##*/} == clean ]] || flock --shared "$IN_USE"
 }
@@ -172,6 +173,7 @@ fi
 # shellcheck disable=SC2034 # for who sources this
 use_kernel() {
     local recipe=$SCRIPTS/inside/kernel-$1 tools=$ROOT.tools
+    [[ $1 == stock || $1 == debug ]] || fail "KERNEL is '$1'; there are stock and debug"
     # Written by scripts/source: RELEASE, SERIES, VERSION.
     [[ -r $CACHE/kernels/newest && -r $tools ]] || return 1
     # shellcheck source=/dev/null
@@ -188,7 +190,6 @@ use_kernel() {
         KIMG=$KDIR/arch/x86/boot/bzImage
         KMAKE=(LLVM=1 LOCALVERSION=)
         ;;
-    *) fail "KERNEL is '$1'; there are stock and debug" ;;
     esac
 }
 
