@@ -17,11 +17,14 @@ use crate::tap;
 use crate::tap::Counts;
 use crate::tap::Line;
 use crate::tap::Outcome;
+use crate::verdict;
 use crate::verdict::Fault;
 use crate::verdict::Reported;
 
 /// Lines of the console, and of the kernel log, shown after a fault.
-const CONSOLE_TAIL: usize = 60;
+const CONSOLE_SHOWN: usize = 60;
+/// How many of them stand before the first that shows trouble.
+const CONSOLE_BEFORE: usize = 10;
 const KERNEL_TAIL: usize = 20;
 /// A test that took longer than this is shown with its time.
 const SLOW: Duration = Duration::from_secs(1);
@@ -104,7 +107,20 @@ pub fn faults(place: &str, faults: &[Fault], logs: &Logs) {
     for fault in faults {
         println!("{place:<6} FAILED {fault}");
     }
-    tail("the console", &logs.console, CONSOLE_TAIL);
+    let console = lines_of(&logs.console);
+    // What is wrong stands where it begins: a panic goes on for long.
+    match console.iter().position(|l| verdict::is_trouble(l)) {
+        Some(at) => {
+            let from = at.saturating_sub(CONSOLE_BEFORE);
+            let to = (from + CONSOLE_SHOWN).min(console.len());
+            excerpt(
+                "the console, where the trouble begins",
+                &logs.console,
+                &console[from..to],
+            );
+        }
+        None => tail("the console", &logs.console, CONSOLE_SHOWN),
+    }
     tail("the kernel log", &logs.kernel, KERNEL_TAIL);
 }
 
@@ -120,16 +136,27 @@ pub fn where_the_logs_are(logs: &Logs) {
 
 /// The last lines of a file.
 pub fn tail(what: &str, path: &Path, count: usize) {
-    let text = match fs::read(path) {
-        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-        Err(e) => format!("cannot be read: {e}"),
-    };
-    let lines: Vec<&str> = text.lines().collect();
-    println!("--- the end of {what} ({})", path.display());
-    for line in &lines[lines.len().saturating_sub(count)..] {
-        println!("    {}", line.trim_end());
+    let lines = lines_of(path);
+    let from = lines.len().saturating_sub(count);
+    excerpt(&format!("the end of {what}"), path, &lines[from..]);
+}
+
+fn excerpt(what: &str, path: &Path, lines: &[String]) {
+    println!("--- {what} ({})", path.display());
+    for line in lines {
+        println!("    {line}");
     }
     println!("---");
+}
+
+fn lines_of(path: &Path) -> Vec<String> {
+    match fs::read(path) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes)
+            .lines()
+            .map(|l| l.trim_end().to_owned())
+            .collect(),
+        Err(e) => vec![format!("cannot be read: {e}")],
+    }
 }
 
 /// Everything that was run, for the last lines.

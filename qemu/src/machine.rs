@@ -60,8 +60,10 @@ const KERNEL_ARGUMENTS: &[&str] = &[
     // The guard pages of a processor that is emulated protect nobody, and
     // flushing them makes every system call dear.
     "mitigations=off",
-    // For the state of the processors when the time is up.
+    // When the time is up the guest gets an NMI, panics, and shows what every
+    // processor does and which tasks are blocked.
     "unknown_nmi_panic",
+    "panic_sys_info=all_bt,blocked_tasks",
 ];
 
 /// How long a machine may go on after a fatal line: for the rest of its text.

@@ -248,7 +248,8 @@ pub fn is_fatal(line: &str) -> bool {
     FATAL.iter().any(|text| line.contains(text))
 }
 
-fn is_trouble(line: &str) -> bool {
+/// Whether a console that shows this is a failure.
+pub fn is_trouble(line: &str) -> bool {
     is_fatal(line) || TROUBLE.iter().any(|text| line.contains(text))
 }
 

@@ -11,7 +11,10 @@ use std::env;
 use std::fs;
 use std::fs::File;
 use std::fs::OpenOptions;
+use std::io;
 use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::fs::symlink;
 use std::thread::sleep;
 use std::time::Duration;
 use std::time::Instant;
@@ -132,11 +135,8 @@ fn run(mode: Mode) -> anyhow::Result<()> {
 /// `guest test --here`: the tests alone, in a system that runs already. True:
 /// all went well.
 pub fn test_here(filter: Option<&str>) -> anyhow::Result<bool> {
-    let stdout = OpenOptions::new()
-        .write(true)
-        .open("/dev/stdout")
-        .context("/dev/stdout")?;
-    let mut report = Report::new(stdout)?;
+    let stdout = io::stdout().as_fd().try_clone_to_owned()?;
+    let mut report = Report::new(stdout.into())?;
     let mut log = KernelLog::open(None)?;
     log.start_here();
     let all = tests::ALL.iter().copied().flatten();
@@ -177,7 +177,8 @@ fn module_for_tests(report: &mut Report, log: &mut KernelLog) -> anyhow::Result<
     log.now("loading the module")?;
     let loaded = load_module();
     if let Err(e) = &loaded {
-        report.check("init: load the module", Outcome::Failed(format!("{e:#}")))?;
+        let why = format!("{e:#}\n{}", log.tail()?);
+        report.check("init: load the module", Outcome::Failed(why))?;
     }
     Ok(loaded.is_ok())
 }
@@ -185,7 +186,7 @@ fn module_for_tests(report: &mut Report, log: &mut KernelLog) -> anyhow::Result<
 fn load_module() -> anyhow::Result<()> {
     let file = File::open(MODULE).context(MODULE)?;
     finit_module(&file, c"", ModuleInitFlags::empty())
-        .with_context(|| format!("finit_module of {MODULE}; the kernel log has the reason"))
+        .with_context(|| format!("finit_module of {MODULE}"))
 }
 
 /// The file systems that programs expect.
@@ -211,6 +212,14 @@ fn mount_all() -> anyhow::Result<()> {
             Ok(()) | Err(Errno::EBUSY) => {}
             Err(e) => return Err(e).with_context(|| format!("mount {kind} on {target}")),
         }
+    }
+    for (link, target) in [
+        ("/dev/fd", "/proc/self/fd"),
+        ("/dev/stdin", "/proc/self/fd/0"),
+        ("/dev/stdout", "/proc/self/fd/1"),
+        ("/dev/stderr", "/proc/self/fd/2"),
+    ] {
+        symlink(target, link).with_context(|| format!("symlink {link}"))?;
     }
     Ok(())
 }

@@ -178,6 +178,14 @@ impl KernelLog {
         }
     }
 
+    /// Its last lines.
+    pub fn tail(&mut self) -> anyhow::Result<String> {
+        self.drain()?;
+        let from = self.records.len().saturating_sub(AFTER);
+        let lines: Vec<String> = self.records[from..].iter().map(Record::line).collect();
+        Ok(lines.join("\n"))
+    }
+
     /// Searches what came since the last search. The error shows every alarm
     /// with its surroundings.
     pub fn search(&mut self) -> anyhow::Result<Result<(), String>> {
@@ -208,9 +216,9 @@ impl AsFd for KernelLog {
     }
 }
 
-/// Lines shown before and after an alarm, and lines shown in all.
+/// Lines shown before and after an alarm, and in all.
 const BEFORE: usize = 3;
-const AFTER: usize = 25;
+const AFTER: usize = 20;
 const SHOWN: usize = 150;
 
 /// The alarms from a record on, with what stands around them.
