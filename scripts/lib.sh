@@ -147,9 +147,12 @@ with_sudo() {
 # When this shell ends, however it ends, the kernel ends all that it started:
 # nothing is left that builds on, or holds a lock.
 contain() {
-    local inside status=0
+    local inside status=0 propagation=private
+    [[ -e /proc/self ]] || fail "/proc is missing here: mount -t proc proc /proc"
+    # In a mere chroot "/" is not a mount point, and cannot be made private.
+    unshare --mount --propagation private true 2>/dev/null || propagation=unchanged
     ASHMEM_CONTAINED=yes env --default-signal=INT,QUIT setpriv --pdeathsig KILL \
-        unshare --mount --propagation private --mount-proc --pid --fork --kill-child -- \
+        unshare --mount --propagation "$propagation" --mount-proc --pid --fork --kill-child -- \
         "$0" "$@" <&0 &
     inside=$!
     # Ctrl-C reaches those inside as well, and they end in their own way.
@@ -157,8 +160,11 @@ contain() {
     trap 'kill -KILL $inside; wait $inside 2>/dev/null || exit 143' TERM HUP
     while :; do
         wait "$inside" && status=0 || status=$?
-        kill -0 "$inside" 2>/dev/null || exit "$status"
+        kill -0 "$inside" 2>/dev/null || break
     done
+    # There, what scripts/enter binds first may have come through to here.
+    [[ $propagation == private ]] || umount --lazy "$ROOT" 2>/dev/null || true
+    exit "$status"
 }
 # As process 1 of its namespace a shell gets a signal only if it asked for it.
 if (($$ == 1)); then
