@@ -36,6 +36,7 @@ shell: ## Give a shell in the guest, with the driver loaded
 
 modules: ## Build the driver for KERNEL, or against KDIR
 ifdef KDIR
+	test -e '$(KDIR)/Makefile' || { echo 'make: KDIR=$(KDIR) is not a kernel build tree' >&2; exit 1; }
 	$(MAKE) -C '$(KDIR)' M='$(CURDIR)' modules
 else
 	scripts/module '$(or $(KERNEL),stock)'
@@ -48,8 +49,8 @@ paths: ## Print KIMG, KDIR and KO of KERNEL as shell assignments; build nothing
 fmt: ## Format the Rust sources
 	scripts/check fmt
 
-update: ## Look for a newer stock kernel
-	scripts/source --newest
+update: ## Look for a newer stock kernel; remove roots and kernels no longer used
+	scripts/update
 
 root-shell: ## Give a shell in the Debian root where everything is built
 	scripts/enter bash

@@ -25,7 +25,7 @@ hash_of() {
     local file
     for file; do
         echo --
-        sed '/^[[:space:]]*#\([^!]\|$\)/d' "$file"
+        sed '/^# CONFIG_/b; /^[[:space:]]*#\([^!]\|$\)/d' "$file"
     done | sha256sum | cut -c1-12
 }
 
