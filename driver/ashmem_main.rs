@@ -50,7 +50,10 @@ mod uapi;
 
 use glue::{
     device::Registration as DeviceRegistration,
-    shrinker::Registration as ShrinkerRegistration, //
+    shrinker::{
+        OomRegistration,
+        Registration as ShrinkerRegistration, //
+    }, //
 };
 use region::{
     Region,
@@ -74,19 +77,21 @@ module! {
             default: 0,
             description: "Largest folio, as a power of two of pages; only 0 as yet",
         },
-        strict_unpin: u8 {
-            default: 0,
-            description: "1: UNPIN needs write permission in the protection mask",
+        strict_unpin: bool {
+            default: false,
+            description: "UNPIN needs write permission in the protection mask",
         },
     },
 }
 
-/// The loaded module. Fields are dropped in this order: first the node goes, then the shrinker.
+/// The loaded module. Fields are dropped in this order: first the node goes.
 #[pin_data]
 struct Ashmem {
     #[pin]
     device: DeviceRegistration<Region>,
     shrinker: ShrinkerRegistration<RegionLru>,
+    #[pin]
+    oom: OomRegistration<RegionLru>,
 }
 
 impl kernel::InPlaceModule for Ashmem {
@@ -105,14 +110,15 @@ impl kernel::InPlaceModule for Ashmem {
                 Shared {
                     lru: lru.clone(),
                     max_pages,
-                    strict_unpin: module_parameters::strict_unpin.value() != 0,
+                    strict_unpin: module_parameters::strict_unpin.value(),
                 },
                 GFP_KERNEL,
             )?;
 
             Ok(try_pin_init!(Self {
-                // Before the node: there is no region yet that it could miss.
-                shrinker: ShrinkerRegistration::new(c"ashmem", lru)?,
+                // Before the node: there is no region yet that they could miss.
+                shrinker: ShrinkerRegistration::new(c"ashmem", lru.clone())?,
+                oom <- OomRegistration::new(lru),
                 device <- DeviceRegistration::new(c"ashmem", shared),
             }? Error))
         })

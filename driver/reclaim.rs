@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!   oldest entry of the LRU      LRU lock, then free of locks, with a reference to the file
-//!     claim its range            pins lock: no PIN, no other purge from here on
+//!     claim its range            pins lock: no PIN of it from here on
 //!     for each live page
 //!       lock the folio           never waiting for it in reclaim
 //!       unmap it
@@ -30,6 +30,8 @@ use crate::{
 
 /// Pages that are freed at once when the module's limit is reached.
 const ROOM: usize = 32;
+/// Pages that are freed before the OOM killer strikes. It asks again as long as there are some.
+const OOM_ROOM: usize = 256;
 
 impl Shrinker for RegionLru {
     fn count(&self) -> usize {
@@ -40,6 +42,10 @@ impl Shrinker for RegionLru {
         let freed = purge_oldest(self, want);
         account_reclaimed_pages(freed);
         (freed != 0).then_some(freed)
+    }
+
+    fn before_oom(&self) -> usize {
+        purge_oldest(self, OOM_ROOM)
     }
 }
 

@@ -615,15 +615,14 @@ impl Drop for Room {
     }
 }
 
-/// A range that is being purged: nobody else purges it, and it is not pinned until this is
-/// dropped.
+/// A range that is being purged: it is not pinned until this is dropped.
 pub(crate) struct Claim {
     file: RegionFile,
     range: Range,
 }
 
 impl Claim {
-    /// Claims the range that was listed with this key; `None` if somebody was faster.
+    /// Claims the range that was listed with this key; `None` if it was pinned meanwhile.
     pub(crate) fn new(file: RegionFile, key: Key) -> Option<Self> {
         let range = file.pins.lock().claim(key.last, key.age)?;
         Some(Self { file, range })
@@ -659,11 +658,11 @@ impl Claim {
                 continue;
             }
             // First it is said, then it is done: nobody finds zeros that were not reported. The
-            // folio is locked and in the page cache, hence resident, and our claim keeps it
-            // unpinned.
-            region.pins.lock().purged(last, page);
-            folio.remove();
-            freed += 1;
+            // folio lock keeps it resident, and our claim keeps it unpinned.
+            if region.pins.lock().purge(last, page) {
+                folio.remove();
+                freed += 1;
+            }
         }
         region.counters.purged.add(freed);
         freed
@@ -711,14 +710,13 @@ pub(crate) struct AgedRanges {
     file: Option<RegionFile>,
 }
 
-/// Where a range belongs: nowhere while it is claimed, or when all of it was purged.
+/// Where a range belongs: nowhere when all of it was purged.
 fn listing(range: &Range) -> Option<(List, Key)> {
     let key = Key {
         age: range.age,
         last: range.last,
     };
     match range {
-        Range { claimed: true, .. } => None,
         Range { live: 1.., .. } => Some((List::Live, key)),
         Range { purged, .. } if *purged < range.len() => Some((List::Idle, key)),
         Range { .. } => None,

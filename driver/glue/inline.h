@@ -7,6 +7,7 @@
 #define ASHMEM_INLINE_H
 
 #include <linux/mm.h>
+#include <linux/oom.h>
 #include <linux/pagemap.h>
 #include <linux/fs_context.h>
 #include <linux/seq_file.h>

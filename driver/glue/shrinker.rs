@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Shrinkers: what memory pressure calls.
+//! Shrinkers: what memory pressure calls; and the last call before the OOM killer.
 //!
-//! C header: [`include/linux/shrinker.h`](srctree/include/linux/shrinker.h)
+//! C headers: [`include/linux/shrinker.h`](srctree/include/linux/shrinker.h),
+//! [`include/linux/oom.h`](srctree/include/linux/oom.h)
 
+use super::bindings as inline;
 use core::ptr::NonNull;
 use kernel::{
     bindings,
+    error::to_result,
     prelude::*,
-    sync::Arc, //
+    sync::Arc,
+    types::Opaque, //
 };
 
 /// What can give memory back.
@@ -23,6 +27,13 @@ pub(crate) trait Shrinker: Send + Sync + 'static {
     /// Frees about `want` objects and says how many they were; `None` if there is nothing that
     /// can be freed now.
     fn scan(&self, want: usize) -> Option<usize>;
+
+    /// The OOM killer is about to strike: frees something, and says how many objects.
+    ///
+    /// A single pass of direct reclaim ends after a few dozen pages. If free memory is further
+    /// than that below the watermark, and there is neither page cache nor swap, the allocator gives
+    /// up (`should_reclaim_retry`), however much the shrinkers could still give.
+    fn before_oom(&self) -> usize;
 }
 
 /// A registered shrinker.
@@ -104,5 +115,68 @@ impl<T: Shrinker> Drop for Registration<T> {
         // SAFETY: By the type invariants, it is registered. It is not called any more when this
         // returns.
         unsafe { bindings::shrinker_free(self.0.as_ptr()) }
+    }
+}
+
+/// A registered OOM notifier of a [`Shrinker`].
+///
+/// # Invariants
+///
+/// `block` is registered, and is the first field, so that its address is that of the object.
+#[pin_data(PinnedDrop)]
+#[repr(C)]
+pub(crate) struct OomRegistration<T: Shrinker> {
+    #[pin]
+    block: Opaque<bindings::notifier_block>,
+    shrinker: Arc<T>,
+}
+
+// SAFETY: It may be unregistered on any thread, and a `T` is `Send + Sync`.
+unsafe impl<T: Shrinker> Send for OomRegistration<T> {}
+// SAFETY: There is nothing to be done with a shared reference.
+unsafe impl<T: Shrinker> Sync for OomRegistration<T> {}
+
+impl<T: Shrinker> OomRegistration<T> {
+    /// Registers it. May sleep.
+    pub(crate) fn new(shrinker: Arc<T>) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            shrinker,
+            block <- Opaque::try_ffi_init(|slot: *mut bindings::notifier_block| {
+                let block = bindings::notifier_block {
+                    notifier_call: Some(Self::notify),
+                    ..pin_init::zeroed()
+                };
+                // SAFETY: The initializer may write to the slot, which stays where it is.
+                unsafe { slot.write(block) };
+                // SAFETY: It was just filled in, and `shrinker` comes first.
+                // INVARIANT: It is registered if this succeeds.
+                to_result(unsafe { inline::register_oom_notifier(slot) })
+            }),
+        })
+    }
+
+    /// # Safety
+    ///
+    /// For the OOM killer, with a block that [`Self::new`] registered and the address of the
+    /// number of pages freed.
+    unsafe extern "C" fn notify(
+        block: *mut bindings::notifier_block,
+        _: c_ulong,
+        freed: *mut c_void,
+    ) -> c_int {
+        // SAFETY: By the type invariants, this is the address of the object, and `drop` waits for
+        // running calls.
+        let this = unsafe { &*block.cast::<Self>() };
+        // SAFETY: The caller says so.
+        unsafe { *freed.cast::<c_ulong>() += this.shrinker.before_oom() };
+        bindings::NOTIFY_OK as c_int
+    }
+}
+
+#[pinned_drop]
+impl<T: Shrinker> PinnedDrop for OomRegistration<T> {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: By the type invariants, it is registered. It takes the rwsem that calls hold.
+        unsafe { inline::unregister_oom_notifier(self.block.get()) };
     }
 }

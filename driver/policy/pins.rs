@@ -55,8 +55,8 @@ pub(crate) struct Range {
     pub(crate) live: usize,
     /// How many of its pages were purged.
     pub(crate) purged: usize,
-    /// Somebody is purging it: it may not be pinned until he is done.
-    pub(crate) claimed: bool,
+    /// How many are purging it: it may not be pinned until they are done.
+    pub(crate) claims: u32,
 }
 
 impl Range {
@@ -176,7 +176,7 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
         let mut rest = pages;
 
         while let Some(range) = self.overlapping(rest) {
-            if range.claimed {
+            if range.claims != 0 {
                 return true;
             }
             rest = rest.clamp(range.last + 1, usize::MAX);
@@ -231,7 +231,7 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
                     base: Base::Live,
                     live,
                     purged: 0,
-                    claimed: false,
+                    claims: 0,
                 },
             );
             self.unpinned += gap.len();
@@ -257,7 +257,7 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
         let mut rest = pages;
 
         while let Some(old) = self.overlapping(rest) {
-            debug_assert!(!old.claimed);
+            debug_assert!(old.claims == 0);
             let cut = pages.clamp(old.start, old.last + 1);
             let head = old.start < cut.start();
             let tail = old.last >= cut.end();
@@ -387,32 +387,33 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
         }
     }
 
-    /// Takes the range that ends at `last` and has this age out of the reach of others.
+    /// Keeps the range that ends at `last` and has this age from being pinned. Several may do so
+    /// at once, and purge different pages of it.
     ///
-    /// `None` if it is not there any more or somebody else has it.
+    /// `None` if it is not there any more.
     pub(crate) fn claim(&mut self, last: usize, age: u64) -> Option<Range> {
         let range = self.ranges.at_or_after(last)?;
 
-        if range.last != last || range.age != age || range.claimed {
+        if range.last != last || range.age != age {
             return None;
         }
         self.ranges.update(
             last,
             Range {
-                claimed: true,
+                claims: range.claims + 1,
                 ..range
             },
         );
         Some(range)
     }
 
-    /// Gives a claimed range back.
+    /// Gives a claim back.
     pub(crate) fn release(&mut self, last: usize) {
         if let Some(range) = self.claimed(last) {
             self.ranges.update(
                 last,
                 Range {
-                    claimed: false,
+                    claims: range.claims - 1,
                     ..range
                 },
             );
@@ -430,17 +431,20 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
         })
     }
 
-    /// `page`, live, of the claimed range that ends at `last`, is being purged.
-    pub(crate) fn purged(&mut self, last: usize, page: usize) {
-        let (Some(range), Some(block)) = (
-            self.claimed(last),
-            self.blocks.get_mut(page / BLOCK_PAGES),
-        ) else {
-            debug_assert!(false);
-            return;
+    /// Purges `page` of the claimed range that ends at `last`, unless it is not live any more:
+    /// somebody else may have purged it, and a fault may have filled it anew.
+    #[must_use]
+    pub(crate) fn purge(&mut self, last: usize, page: usize) -> bool {
+        let (Some(range), Some(block)) =
+            (self.claimed(last), self.blocks.get_mut(page / BLOCK_PAGES))
+        else {
+            return false;
         };
         let (word, bit) = place(page);
-        debug_assert!(block.resident[word] & bit != 0);
+        let live = block.resident[word] & !purged_bits(range.base, block.marked[word]);
+        if live & bit == 0 {
+            return false;
+        }
         block.resident[word] &= !bit;
         match range.base {
             Base::Live => block.marked[word] |= bit,
@@ -454,6 +458,7 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
                 ..range
             },
         );
+        true
     }
 
     /// Purges what has no memory of the claimed range that ends at `last`; live pages stay
@@ -508,7 +513,7 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
 
     fn claimed(&self, last: usize) -> Option<Range> {
         let range = self.ranges.at_or_after(last)?;
-        let ours = range.last == last && range.claimed;
+        let ours = range.last == last && range.claims != 0;
         debug_assert!(ours);
         ours.then_some(range)
     }

@@ -8,6 +8,7 @@
 //! - [`harness`]: what a test is, and how one is run
 //! - [`report`]: TAP and the verdict, on a channel of its own
 //! - [`closing`]: the checks after the tests, with [`kmsg`] and [`kmemleak`]
+//! - [`region`]: the device, as tests and demonstration use it
 //! - [`tests`], [`demo`], [`shell`], [`selftest`]: the modes
 
 mod abi;
@@ -15,6 +16,7 @@ mod closing;
 mod demo;
 mod harness;
 mod init;
+mod region;
 mod kmemleak;
 mod kmsg;
 mod report;

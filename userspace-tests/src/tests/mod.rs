@@ -4,7 +4,29 @@
 
 use crate::harness::Test;
 
+pub mod counts;
 mod device;
+mod mapping;
+mod module;
+pub mod names;
+mod pin;
+pub mod process;
+mod protection;
+mod read;
+pub mod reclaim;
+mod sharing;
 
-/// Every test, in the order in which they run.
-pub const ALL: &[&[Test]] = &[device::TESTS];
+/// Every test, in the order in which they run; those that reload the module
+/// come last.
+pub const ALL: &[&[Test]] = &[
+    device::TESTS,
+    names::TESTS,
+    protection::TESTS,
+    mapping::TESTS,
+    sharing::TESTS,
+    read::TESTS,
+    counts::TESTS,
+    pin::TESTS,
+    reclaim::TESTS,
+    module::TESTS,
+];

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! What mmap semantics must hold.
+
+use anyhow::Context;
+use anyhow::ensure;
+use nix::errno::Errno;
+use nix::sys::mman::MRemapFlags;
+use nix::sys::mman::MapFlags;
+use nix::sys::mman::MmapAdvise;
+use nix::sys::mman::MsFlags;
+use nix::sys::mman::madvise;
+use nix::sys::mman::mremap;
+use nix::sys::mman::msync;
+use nix::sys::mman::munmap;
+use nix::sys::signal::Signal;
+
+use crate::harness::tests;
+use crate::region::PAGE;
+use crate::region::RW;
+use crate::region::Region;
+use crate::tests::process::dies_of;
+
+tests! {
+    touch_past_the_end_is_sigbus,
+    mapping_outlives_the_descriptor,
+    private_mapping_is_copy_on_write,
+    madv_remove_punches_a_hole,
+    msync_succeeds,
+    partial_munmap_keeps_the_rest,
+    grown_mapping_ends_where_the_region_ends,
+}
+
+fn touch_past_the_end_is_sigbus() -> anyhow::Result<()> {
+    let region = Region::open()?;
+    region.set_size(PAGE + 1)?;
+    let map = region.map(2)?;
+    // The last page is whole, whatever the size says.
+    map.write(2 * PAGE - 1, 1);
+    // Behind it, there is nothing: map the region from its second page on.
+    // SAFETY: Without MAP_FIXED a mapping replaces nothing.
+    let shifted = unsafe {
+        nix::sys::mman::mmap(
+            None,
+            (2 * PAGE).try_into()?,
+            RW,
+            MapFlags::MAP_SHARED,
+            &region,
+            PAGE as i64,
+        )
+    }?;
+    let touch = |page: usize| {
+        // SAFETY: It is mapped; what happens is what this test is about.
+        unsafe { shifted.cast::<u8>().as_ptr().add(page * PAGE).write_volatile(1) }
+    };
+    touch(0);
+    ensure!(map.read(PAGE) == 1);
+    dies_of(Signal::SIGBUS, || touch(1))?;
+    // SAFETY: Nobody uses it any more.
+    unsafe { munmap(shifted, 2 * PAGE) }?;
+    Ok(())
+}
+
+fn mapping_outlives_the_descriptor() -> anyhow::Result<()> {
+    let region = Region::sized(4)?;
+    let map = region.map(4)?;
+    map.stamp(0..2, 3);
+    region.unpin(0..4)?;
+    drop(region);
+    // With the last descriptor all that was not purged is pinned again.
+    let other = Region::open()?;
+    ensure!(other.purge_all()? == 0);
+    ensure!(map.picture(3) == "xx00");
+    map.stamp(2..4, 3);
+    ensure!(map.picture(3) == "xxxx");
+    Ok(())
+}
+
+fn private_mapping_is_copy_on_write() -> anyhow::Result<()> {
+    let region = Region::sized(3)?;
+    let shared = region.map(3)?;
+    shared.stamp(0..1, 1);
+    let private = region.map_as(3 * PAGE, RW, MapFlags::MAP_PRIVATE)?;
+    ensure!(private.read(0) == 1, "it does not show the region");
+    private.stamp(0..2, 2);
+    shared.stamp(2..3, 3);
+    ensure!(shared.picture(1) == "x0?", "{}", shared.picture(1));
+    ensure!(private.picture(2) == "xx?", "{}", private.picture(2));
+    // Purging takes the region's pages and not the copies.
+    region.unpin(0..3)?;
+    region.purge_all()?;
+    ensure!(shared.picture(1) == "000");
+    ensure!(private.picture(2) == "xx0", "{}", private.picture(2));
+    Ok(())
+}
+
+fn madv_remove_punches_a_hole() -> anyhow::Result<()> {
+    let region = Region::sized(6)?;
+    let map = region.map(6)?;
+    let twin = region.map(6)?;
+    map.stamp(0..6, 4);
+    ensure!(twin.picture(4) == "xxxxxx");
+    let at = std::ptr::NonNull::new((map.base() + 2 * PAGE) as *mut libc::c_void)
+        .context("no address")?;
+    // SAFETY: Content of a mapping of this test goes.
+    unsafe { madvise(at, 2 * PAGE, MmapAdvise::MADV_REMOVE) }?;
+    ensure!(map.picture(4) == "xx00xx");
+    ensure!(twin.picture(4) == "xx00xx");
+    // The pictures were read faults, which filled the hole with zeros.
+    ensure!(region.info()?.resident == 6);
+    ensure!(!region.pin(0..6)?, "what its owner removed was not purged");
+    Ok(())
+}
+
+fn msync_succeeds() -> anyhow::Result<()> {
+    let region = Region::sized(2)?;
+    let map = region.map(2)?;
+    map.stamp(0..2, 1);
+    for flags in [MsFlags::MS_SYNC, MsFlags::MS_ASYNC] {
+        // SAFETY: It writes nothing back, and changes nothing.
+        unsafe { msync(map.pointer(), map.len(), flags) }.with_context(|| format!("{flags:?}"))?;
+    }
+    Ok(())
+}
+
+fn partial_munmap_keeps_the_rest() -> anyhow::Result<()> {
+    let region = Region::sized(4)?;
+    let map = region.map(4)?;
+    let twin = region.map(4)?;
+    map.stamp(0..4, 1);
+    let at = std::ptr::NonNull::new((map.base() + PAGE) as *mut libc::c_void)
+        .context("no address")?;
+    // SAFETY: Of this mapping only the pages 0 and 3 are used from here on.
+    unsafe { munmap(at, 2 * PAGE) }?;
+    ensure!(map.read(0) == 1 && map.read(3 * PAGE) == 1);
+    ensure!(twin.picture(1) == "xxxx");
+    dies_of(Signal::SIGSEGV, || {
+        map.read(PAGE);
+    })
+}
+
+fn grown_mapping_ends_where_the_region_ends() -> anyhow::Result<()> {
+    let region = Region::sized(2)?;
+    let map = region.map(2)?;
+    map.stamp(0..2, 6);
+    // SAFETY: The old mapping is gone after this, and is not used any more.
+    let grown = unsafe {
+        mremap(
+            map.pointer(),
+            map.len(),
+            4 * PAGE,
+            MRemapFlags::MREMAP_MAYMOVE,
+            None,
+        )
+    };
+    map.leak();
+    let grown = grown?;
+    let byte = |page: usize| {
+        // SAFETY: It is mapped; what happens is what this test is about.
+        unsafe { grown.cast::<u8>().as_ptr().add(page * PAGE).read_volatile() }
+    };
+    ensure!(byte(0) == 6 && byte(1) == 6);
+    dies_of(Signal::SIGBUS, || {
+        byte(2);
+    })?;
+    // SAFETY: Nobody uses it any more.
+    unsafe { munmap(grown, 4 * PAGE) }?;
+    ensure!(region.set_size(PAGE) == Err(Errno::EINVAL));
+    Ok(())
+}

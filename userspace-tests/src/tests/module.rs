@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Loading, unloading, and parameters.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::thread::sleep;
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::Context;
+use anyhow::ensure;
+use nix::errno::Errno;
+use nix::kmod::DeleteModuleFlags;
+use nix::kmod::ModuleInitFlags;
+use nix::kmod::delete_module;
+use nix::kmod::finit_module;
+use nix::sys::mman::ProtFlags;
+use nix::sys::signal::Signal;
+
+use crate::harness::tests;
+use crate::region::PAGE;
+use crate::region::Region;
+use crate::tests::process::dies_of;
+
+tests! {
+    rmmod_is_refused_while_open_or_mapped,
+    max_pages_is_a_limit_that_purges_first,
+    strict_unpin_asks_for_write_permission,
+    unknown_order_is_refused,
+    loading_again_and_again,
+}
+
+fn unload() -> nix::Result<()> {
+    delete_module(c"ashmem", DeleteModuleFlags::O_NONBLOCK)
+}
+
+/// Unloads it once what was just closed is gone: the last reference to a file
+/// may be dropped by a worker of the kernel a moment later.
+fn unload_soon() -> anyhow::Result<()> {
+    let started = Instant::now();
+    loop {
+        match unload() {
+            Err(Errno::EAGAIN) if started.elapsed() < Duration::from_secs(5) => {
+                sleep(Duration::from_millis(10));
+            }
+            result => return result.context("rmmod"),
+        }
+    }
+}
+
+fn load(parameters: &CStr) -> anyhow::Result<()> {
+    let file = File::open("/lib/ashmem.ko")?;
+    finit_module(&file, parameters, ModuleInitFlags::empty()).context("insmod")
+}
+
+/// Runs `body` with the module loaded with these parameters, and leaves it
+/// loaded without any.
+fn with(parameters: &CStr, body: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    unload_soon()?;
+    let result = load(parameters).and_then(|()| {
+        let result = body();
+        unload_soon()?;
+        result
+    });
+    load(c"")?;
+    result
+}
+
+fn rmmod_is_refused_while_open_or_mapped() -> anyhow::Result<()> {
+    let region = Region::sized(2)?;
+    ensure!(unload() == Err(Errno::EAGAIN), "with an open descriptor");
+    let map = region.map(2)?;
+    map.stamp(0..2, 1);
+    drop(region);
+    ensure!(unload() == Err(Errno::EAGAIN), "with a mapping");
+    sleep(Duration::from_millis(200));
+    ensure!(unload() == Err(Errno::EAGAIN), "with a mapping only");
+    map.stamp(0..2, 2);
+    drop(map);
+    unload_soon()?;
+    ensure!(Region::open().is_err(), "the node is still there");
+    load(c"")
+}
+
+fn max_pages_is_a_limit_that_purges_first() -> anyhow::Result<()> {
+    with(c"max_pages=100", || {
+        let one = Region::sized(80)?;
+        let map = one.map(80)?;
+        map.stamp(0..80, 1);
+        let two = Region::sized(80)?;
+        let other = two.map(80)?;
+        other.stamp(0..20, 1);
+        dies_of(Signal::SIGBUS, || other.write(20 * PAGE, 1))?;
+        // What may be purged makes room.
+        one.unpin(40..80)?;
+        other.stamp(20..40, 1);
+        let (purged, resident) = (one.info()?.purged, one.info()?.resident);
+        ensure!(purged >= 20 && resident == 80 - purged, "purged {purged}, resident {resident}");
+        ensure!(map.read_pages(0..40) == 40, "pinned content");
+        // What is freed can be had again.
+        drop((map, one));
+        other.stamp(40..80, 1);
+        Ok(())
+    })
+}
+
+fn strict_unpin_asks_for_write_permission() -> anyhow::Result<()> {
+    let unpin_read_only = || -> anyhow::Result<_> {
+        let region = Region::sized(2)?;
+        let _map = region.map(2)?;
+        region.set_mask(ProtFlags::PROT_READ)?;
+        Ok(region.unpin(0..1))
+    };
+    ensure!(unpin_read_only()? == Ok(()), "by default it is as Android's");
+    with(c"strict_unpin=1", || {
+        ensure!(unpin_read_only()? == Err(Errno::EPERM));
+        let region = Region::sized(2)?;
+        let _map = region.map(2)?;
+        region.unpin(0..1)?;
+        Ok(())
+    })
+}
+
+fn unknown_order_is_refused() -> anyhow::Result<()> {
+    unload_soon()?;
+    let file = File::open("/lib/ashmem.ko")?;
+    let found = finit_module(&file, c"max_order=1", ModuleInitFlags::empty());
+    if found.is_err() {
+        load(c"")?;
+    }
+    ensure!(found == Err(Errno::EINVAL), "{found:?}");
+    Ok(())
+}
+
+fn loading_again_and_again() -> anyhow::Result<()> {
+    for _ in 0..10 {
+        let region = Region::sized(4)?;
+        let map = region.map(4)?;
+        map.stamp(0..4, 1);
+        region.unpin(0..2)?;
+        drop((map, region));
+        unload_soon()?;
+        load(c"")?;
+    }
+    Ok(())
+}

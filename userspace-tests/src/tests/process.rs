@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Other processes, for tests that need some.
+
+use std::io::Write;
+use std::io::IoSlice;
+use std::io::IoSliceMut;
+use std::os::fd::AsRawFd;
+use std::os::fd::BorrowedFd;
+use std::os::fd::FromRawFd;
+use std::os::fd::OwnedFd;
+use std::process;
+
+use anyhow::Context;
+use anyhow::bail;
+use anyhow::ensure;
+use nix::sys::signal::Signal;
+use nix::sys::socket::ControlMessage;
+use nix::sys::socket::ControlMessageOwned;
+use nix::sys::socket::MsgFlags;
+use nix::sys::socket::UnixAddr;
+use nix::sys::socket::recvmsg;
+use nix::sys::socket::sendmsg;
+use nix::sys::wait::WaitStatus;
+use nix::sys::wait::waitpid;
+use nix::unistd::ForkResult;
+use nix::unistd::Pid;
+use nix::unistd::fork;
+
+/// A child process that ends with what its function gives.
+pub struct Child(Pid);
+
+/// Starts `body` in a child.
+pub fn spawn(body: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<Child> {
+    std::io::stdout().flush()?;
+    // SAFETY: This program has one thread, so the child may do everything.
+    match unsafe { fork() }.context("fork")? {
+        ForkResult::Parent { child } => Ok(Child(child)),
+        ForkResult::Child => {
+            let code = match body() {
+                Ok(()) => 0,
+                Err(error) => {
+                    eprintln!("in a child: {error:?}");
+                    1
+                }
+            };
+            process::exit(code)
+        }
+    }
+}
+
+impl Child {
+    /// Waits for its end.
+    pub fn wait(self) -> anyhow::Result<WaitStatus> {
+        waitpid(self.0, None).context("waitpid")
+    }
+
+    /// Waits for its end, which must be a good one.
+    pub fn join(self) -> anyhow::Result<()> {
+        match self.wait()? {
+            WaitStatus::Exited(_, 0) => Ok(()),
+            other => bail!("the child failed: {other:?}"),
+        }
+    }
+}
+
+/// Runs `body` in a child and waits for it.
+pub fn in_child(body: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    spawn(body)?.join()
+}
+
+/// Asserts that `body` ends by this signal.
+pub fn dies_of(signal: Signal, body: impl FnOnce()) -> anyhow::Result<()> {
+    let child = spawn(|| {
+        body();
+        Ok(())
+    })?;
+    match child.wait()? {
+        WaitStatus::Signaled(_, found, _) if found == signal => Ok(()),
+        other => bail!("expected {signal}, found {other:?}"),
+    }
+}
+
+/// Sends a descriptor and a byte over a Unix socket.
+pub fn send_fd(socket: &OwnedFd, fd: BorrowedFd<'_>) -> anyhow::Result<()> {
+    let fds = [fd.as_raw_fd()];
+    sendmsg::<UnixAddr>(
+        socket.as_raw_fd(),
+        &[IoSlice::new(b"f")],
+        &[ControlMessage::ScmRights(&fds)],
+        MsgFlags::empty(),
+        None,
+    )
+    .context("sendmsg")?;
+    Ok(())
+}
+
+/// Receives a descriptor.
+pub fn receive_fd(socket: &OwnedFd) -> anyhow::Result<OwnedFd> {
+    let mut byte = [0];
+    let mut space = nix::cmsg_space!([libc::c_int; 1]);
+    let mut iov = [IoSliceMut::new(&mut byte)];
+    let message = recvmsg::<UnixAddr>(
+        socket.as_raw_fd(),
+        &mut iov,
+        Some(&mut space),
+        MsgFlags::MSG_CMSG_CLOEXEC,
+    )
+    .context("recvmsg")?;
+    for cmsg in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(fds) = cmsg {
+            ensure!(fds.len() == 1, "{} descriptors", fds.len());
+            // SAFETY: The kernel just made it for us.
+            return Ok(unsafe { OwnedFd::from_raw_fd(fds[0]) });
+        }
+    }
+    bail!("no descriptor came")
+}

@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Memory that the kernel takes back by itself.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use anyhow::ensure;
+use nix::sys::mman::MapFlags;
+use nix::sys::mman::MmapAdvise;
+use nix::sys::mman::madvise;
+use nix::sys::mman::mmap_anonymous;
+
+use crate::harness::skip;
+use crate::harness::tests;
+use crate::region::PAGE;
+use crate::region::RW;
+use crate::region::Region;
+use crate::tests::process::in_child;
+
+tests! {
+    shrinker_counts_and_frees_exactly,
+    shrinker_takes_the_oldest_first,
+    shrinker_marks_resident_pages_only,
+    drop_caches_takes_unpinned_pages_only,
+    pressure_purges_instead_of_killing @ 60,
+}
+
+/// The shrinker's folder in debugfs.
+fn shrinker() -> anyhow::Result<PathBuf> {
+    let Ok(all) = fs::read_dir("/sys/kernel/debug/shrinker") else {
+        return skip("this kernel has no CONFIG_SHRINKER_DEBUG");
+    };
+    for entry in all {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        if name.is_some_and(|name| name.starts_with("ashmem-")) {
+            return Ok(path);
+        }
+    }
+    anyhow::bail!("the module has registered no shrinker")
+}
+
+/// How many objects the shrinker says it could free.
+fn count(shrinker: &PathBuf) -> anyhow::Result<usize> {
+    let text = fs::read_to_string(shrinker.join("count"))?;
+    // A line for each memory cgroup: its inode, then a number for each node.
+    let mut sum = 0;
+    for line in text.lines() {
+        for number in line.split_whitespace().skip(1) {
+            sum += number.parse::<usize>()?;
+        }
+    }
+    Ok(sum)
+}
+
+/// Has the shrinker free this many.
+fn scan(shrinker: &PathBuf, pages: usize) -> anyhow::Result<()> {
+    fs::write(shrinker.join("scan"), format!("0 0 {pages}\n")).context("scan")
+}
+
+fn shrinker_counts_and_frees_exactly() -> anyhow::Result<()> {
+    let shrinker = shrinker()?;
+    let region = Region::sized(100)?;
+    let map = region.map(100)?;
+    map.stamp(0..100, 1);
+    ensure!(count(&shrinker)? == 0, "pinned pages are counted");
+    region.unpin(10..90)?;
+    ensure!(count(&shrinker)? == 80);
+    let mut left = 80;
+    for pages in [1, 2, 30, 46, 5] {
+        scan(&shrinker, pages)?;
+        left -= pages.min(left);
+        ensure!(count(&shrinker)? == left, "after {pages}");
+        let info = region.info()?;
+        ensure!(info.resident == 20 + left as u64, "{info:?}");
+        ensure!(info.purged == 80 - left as u64, "{info:?}");
+    }
+    ensure!(map.picture(1) == "x".repeat(10) + &"0".repeat(80) + &"x".repeat(10));
+    ensure!(!region.pin(0..10)? && region.pin(10..90)? && !region.pin(90..100)?);
+    Ok(())
+}
+
+fn shrinker_takes_the_oldest_first() -> anyhow::Result<()> {
+    let shrinker = shrinker()?;
+    let (one, two) = (Region::sized(8)?, Region::sized(8)?);
+    let (a, b) = (one.map(8)?, two.map(8)?);
+    a.stamp(0..8, 1);
+    b.stamp(0..8, 1);
+    one.unpin(4..8)?;
+    two.unpin(0..4)?;
+    one.unpin(0..4)?;
+    // Unpinned already, so it keeps its age.
+    one.unpin(4..8)?;
+    scan(&shrinker, 6)?;
+    ensure!(a.picture(1) == "xxxx0000" && b.picture(1) == "00xxxxxx");
+    // The pictures filled the purged pages anew: they are not to be had again.
+    ensure!(count(&shrinker)? == 6);
+    scan(&shrinker, 100)?;
+    ensure!(a.picture(1) == "00000000" && b.picture(1) == "0000xxxx");
+    Ok(())
+}
+
+fn shrinker_marks_resident_pages_only() -> anyhow::Result<()> {
+    let shrinker = shrinker()?;
+    let region = Region::sized(2000)?;
+    let map = region.map(2000)?;
+    for page in [3, 700, 1999] {
+        map.stamp(page..page + 1, 1);
+    }
+    region.unpin(0..2000)?;
+    ensure!(count(&shrinker)? == 3, "holes are counted");
+    // What comes to be while it is unpinned can be taken as well.
+    map.stamp(5..6, 1);
+    ensure!(count(&shrinker)? == 4);
+    scan(&shrinker, 100)?;
+    ensure!(region.info()?.purged == 4);
+    ensure!(!region.pin(0..3)? && region.pin(3..4)? && !region.pin(4..5)?);
+    ensure!(region.pin(5..6)? && !region.pin(6..700)? && region.pin(700..701)?);
+    ensure!(!region.pin(701..1999)? && region.pin(1999..2000)?);
+    Ok(())
+}
+
+fn drop_caches_takes_unpinned_pages_only() -> anyhow::Result<()> {
+    let region = Region::sized(600)?;
+    let map = region.map(600)?;
+    map.stamp(0..600, 1);
+    region.unpin(100..500)?;
+    fs::write("/proc/sys/vm/drop_caches", "1\n")?;
+    ensure!(region.info()?.resident == 600, "it is no cache of files");
+    fs::write("/proc/sys/vm/drop_caches", "2\n")?;
+    let info = region.info()?;
+    ensure!((info.resident, info.purged) == (200, 400), "{info:?}");
+    ensure!(region.pin(0..600)?);
+    let picture = map.picture(1);
+    ensure!(picture == "x".repeat(100) + &"0".repeat(400) + &"x".repeat(100));
+    Ok(())
+}
+
+/// A number of pages from a line of a file of /proc that gives kB or pages.
+fn number(path: &str, key: &str) -> anyhow::Result<usize> {
+    fs::read_to_string(path)?
+        .lines()
+        .filter_map(|line| line.strip_prefix(key))
+        .find_map(|rest| rest.trim_start_matches(':').split_whitespace().next()?.parse().ok())
+        .with_context(|| format!("{key} in {path}"))
+}
+
+/// Pages of the machine that can be had without taking any from others.
+pub fn free_pages() -> anyhow::Result<usize> {
+    Ok(number("/proc/meminfo", "MemAvailable")? * 1024 / PAGE)
+}
+
+/// Private memory of this process, touched; stays until its end.
+pub fn occupy(pages: usize, huge: bool) -> anyhow::Result<()> {
+    // SAFETY: Without MAP_FIXED a mapping replaces nothing.
+    let base = unsafe {
+        mmap_anonymous(
+            None,
+            (pages * PAGE).try_into()?,
+            RW,
+            MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE,
+        )
+    }?;
+    if huge {
+        // SAFETY: Content cannot change.
+        unsafe { madvise(base, pages * PAGE, MmapAdvise::MADV_HUGEPAGE) }.or_else(|e| {
+            // A kernel without huge pages is as good, only slower.
+            if e == nix::errno::Errno::EINVAL { Ok(()) } else { Err(e) }
+        })?;
+    }
+    for page in 0..pages {
+        // SAFETY: It is mapped for writing, and nobody else knows it.
+        unsafe { base.cast::<u8>().as_ptr().add(page * PAGE).write_volatile(1) };
+    }
+    Ok(())
+}
+
+fn pressure_purges_instead_of_killing() -> anyhow::Result<()> {
+    const MIB: usize = (1 << 20) / PAGE;
+    let pinned = 16 * MIB;
+    let all = 96 * MIB;
+
+    let kills = number("/proc/vmstat", "oom_kill ")?;
+    // What is left shall be little, so that it takes little to use it up.
+    let free = free_pages()?;
+    ensure!(free > 200 * MIB, "the guest has {free} pages free, too few for this test");
+    occupy(free - 160 * MIB, true)?;
+
+    let region = Region::sized(all)?;
+    let map = region.map(all)?;
+    for page in 0..all {
+        map.stamp(page..page + 1, 1 + (page % 250) as u8);
+    }
+    region.unpin(pinned..all)?;
+    let before = free_pages()?;
+    // More than is free by half of what is unpinned.
+    let wanted = before + (all - pinned) / 2;
+    in_child(|| occupy(wanted, false)).context("the one that wanted memory")?;
+
+    let purged = region.info()?.purged;
+    println!("wanted {wanted}, free {before}, unpinned {}, purged {purged}", all - pinned);
+    ensure!(number("/proc/vmstat", "oom_kill ")? == kills, "the OOM killer struck");
+    ensure!(purged > 0, "nothing was purged");
+    let mut found = 0;
+    for page in 0..all {
+        // Pinned first: from here on it is what it is.
+        if region.pin(page..page + 1)? {
+            ensure!(page >= pinned, "pinned page {page} was purged");
+            for at in 0..PAGE {
+                ensure!(map.read(page * PAGE + at) == 0, "page {page} is torn");
+            }
+            found += 1;
+        } else {
+            let stamp = 1 + (page % 250) as u8;
+            let ends = (map.read(page * PAGE), map.read(page * PAGE + PAGE - 1));
+            ensure!(ends == (stamp, stamp), "page {page} was lost and not reported");
+        }
+    }
+    let purged = region.info()?.purged;
+    ensure!(found == purged, "{found} pages are gone, {purged} were counted");
+    Ok(())
+}

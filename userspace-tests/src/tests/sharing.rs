@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! One memory in several processes.
+
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::ensure;
+use nix::errno::Errno;
+use nix::sys::socket::AddressFamily;
+use nix::sys::socket::SockFlag;
+use nix::sys::socket::SockType;
+use nix::sys::socket::socketpair;
+
+use crate::harness::tests;
+use crate::region::Mapping;
+use crate::region::PAGE;
+use crate::region::Region;
+use crate::tests::process::in_child;
+use crate::tests::process::receive_fd;
+use crate::tests::process::send_fd;
+use crate::tests::process::spawn;
+
+tests! {
+    two_mappings_are_one_memory,
+    fork_shares_both_ways,
+    descriptor_sent_to_a_stranger_is_the_same_region,
+    purge_reaches_every_process,
+    process_shared_futex_wakes,
+}
+
+fn two_mappings_are_one_memory() -> anyhow::Result<()> {
+    let region = Region::sized(3)?;
+    let (a, b) = (region.map(3)?, region.map(2)?);
+    a.stamp(0..3, 1);
+    ensure!(b.picture(1) == "xx");
+    b.stamp(1..2, 2);
+    ensure!(a.picture(2) == "?x?");
+    Ok(())
+}
+
+fn fork_shares_both_ways() -> anyhow::Result<()> {
+    let region = Region::sized(2)?;
+    let map = region.map(2)?;
+    map.stamp(0..1, 1);
+    in_child(|| {
+        ensure!(map.picture(1) == "x0");
+        map.stamp(1..2, 1);
+        Ok(())
+    })?;
+    ensure!(map.picture(1) == "xx");
+    Ok(())
+}
+
+fn descriptor_sent_to_a_stranger_is_the_same_region() -> anyhow::Result<()> {
+    let (here, there) = socketpair(
+        AddressFamily::Unix,
+        SockType::Stream,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )?;
+    // Started before there is a region, so that nothing of it is inherited.
+    let stranger = spawn(|| {
+        let region = Region::from_fd(receive_fd(&there)?);
+        ensure!(region.name()? == "sent");
+        ensure!(region.size()? == 2 * PAGE);
+        let map = region.map(2)?;
+        ensure!(map.picture(1) == "x0");
+        map.stamp(1..2, 1);
+        region.unpin(0..1)?;
+        Ok(())
+    })?;
+    let region = Region::sized(2)?;
+    region.set_name(c"sent")?;
+    let map = region.map(2)?;
+    map.stamp(0..1, 1);
+    send_fd(&here, region.as_fd())?;
+    stranger.join()?;
+    ensure!(map.picture(1) == "xx");
+    // What was unpinned there is unpinned here, though that process is gone.
+    ensure!(region.picture(2)? == "u.");
+    Ok(())
+}
+
+fn purge_reaches_every_process() -> anyhow::Result<()> {
+    let region = Region::sized(4)?;
+    let map = region.map(4)?;
+    map.stamp(0..4, 1);
+    in_child(|| {
+        ensure!(map.picture(1) == "xxxx");
+        in_child(|| {
+            region.unpin(1..3)?;
+            ensure!(region.purge_all()? == 2);
+            Ok(())
+        })?;
+        ensure!(map.picture(1) == "x00x", "in the child");
+        Ok(())
+    })?;
+    ensure!(map.picture(1) == "x00x");
+    ensure!(region.pin(0..4)?);
+    Ok(())
+}
+
+/// futex(2) without FUTEX_PRIVATE_FLAG.
+fn futex(
+    map: &Mapping,
+    offset: usize,
+    op: libc::c_int,
+    value: u32,
+    timeout: Option<Duration>,
+) -> nix::Result<i64> {
+    let timeout = timeout.map(|t| libc::timespec {
+        tv_sec: t.as_secs() as libc::time_t,
+        tv_nsec: 0,
+    });
+    // SAFETY: The word is mapped and aligned, and the timeout lives long enough.
+    Errno::result(unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            map.atomic(offset).as_ptr(),
+            op,
+            value,
+            timeout.as_ref().map_or(std::ptr::null(), |t| &raw const *t),
+        )
+    })
+}
+
+fn process_shared_futex_wakes() -> anyhow::Result<()> {
+    let region = Region::sized(2)?;
+    let map = region.map(2)?;
+    // Once in a page that is there, once in one that is not.
+    for offset in [0, PAGE] {
+        if offset == 0 {
+            map.atomic(offset).store(0, Ordering::SeqCst);
+        }
+        let sleeper = spawn(|| {
+            // Through a mapping of its own, at another address.
+            let twin = region.map(2)?;
+            futex(&twin, offset, libc::FUTEX_WAIT, 0, Some(Duration::from_secs(20)))?;
+            Ok(())
+        })?;
+        // A wake that comes before the sleep wakes nobody: until one does.
+        let started = Instant::now();
+        let mut woken = 0;
+        while woken == 0 && started.elapsed() < Duration::from_secs(20) {
+            woken = futex(&map, offset, libc::FUTEX_WAKE, 1, None)?;
+        }
+        ensure!(woken == 1, "nobody was woken");
+        sleeper.join()?;
+    }
+    Ok(())
+}
