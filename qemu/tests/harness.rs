@@ -121,7 +121,9 @@ fn every_way_to_fail_is_a_failure_with_its_reason() {
         assert!(failed, "{name}");
         assert!(diagnostics.contains(why), "{name}: {diagnostics}");
     }
-    assert_eq!(of("::passes"), (false, String::new()));
+    for name in ["::passes", "::leaves_a_process", "::finds_it_gone"] {
+        assert_eq!(of(name), (false, String::new()), "{name}");
+    }
 }
 
 #[test]

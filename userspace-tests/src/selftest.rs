@@ -11,9 +11,19 @@ use std::time::Duration;
 
 use anyhow::Context;
 use anyhow::bail;
+use anyhow::ensure;
 use clap::ValueEnum;
+use nix::errno::Errno;
 use nix::sys::reboot::RebootMode;
 use nix::sys::reboot::reboot;
+use nix::sys::signal::Signal;
+use nix::sys::signal::kill;
+use nix::sys::signal::raise;
+use nix::sys::wait::waitpid;
+use nix::unistd::ForkResult;
+use nix::unistd::Pid;
+use nix::unistd::fork;
+use nix::unistd::setsid;
 
 use crate::closing;
 use crate::harness::Sweep;
@@ -54,6 +64,9 @@ pub enum Kind {
     Reboot,
 }
 
+/// Where a process that is left behind notes its number.
+const LEFT: &str = "/tmp/left";
+
 tests! {
     passes,
     fails,
@@ -62,6 +75,8 @@ tests! {
     exits_without_a_report,
     reports_twice,
     hangs @ 1,
+    leaves_a_process,
+    finds_it_gone,
     lacks_something,
 }
 
@@ -80,7 +95,7 @@ fn panics() -> anyhow::Result<()> {
 }
 
 fn dies() -> anyhow::Result<()> {
-    nix::sys::signal::raise(nix::sys::signal::Signal::SIGSEGV)?;
+    raise(Signal::SIGSEGV)?;
     Ok(())
 }
 
@@ -91,10 +106,10 @@ fn exits_without_a_report() -> anyhow::Result<()> {
 /// Forks; both processes come back, and the child must not report.
 fn reports_twice() -> anyhow::Result<()> {
     // SAFETY: This process has one thread.
-    match unsafe { nix::unistd::fork() }? {
-        nix::unistd::ForkResult::Child => Ok(()),
-        nix::unistd::ForkResult::Parent { child } => {
-            let status = nix::sys::wait::waitpid(child, None)?;
+    match unsafe { fork() }? {
+        ForkResult::Child => Ok(()),
+        ForkResult::Parent { child } => {
+            let status = waitpid(child, None)?;
             bail!("the child ended with {status:?}")
         }
     }
@@ -102,6 +117,32 @@ fn reports_twice() -> anyhow::Result<()> {
 
 fn hangs() -> anyhow::Result<()> {
     sleep(Duration::from_secs(3600));
+    Ok(())
+}
+
+/// In a session of its own, where the group's signal does not reach it.
+fn leaves_a_process() -> anyhow::Result<()> {
+    // SAFETY: This process has one thread.
+    match unsafe { fork() }? {
+        ForkResult::Child => {
+            setsid()?;
+            fs::write(LEFT, process::id().to_string())?;
+            loop {
+                sleep(Duration::from_secs(3600));
+            }
+        }
+        ForkResult::Parent { .. } => {
+            while fs::read_to_string(LEFT).unwrap_or_default().is_empty() {
+                sleep(Duration::from_millis(1));
+            }
+            Ok(())
+        }
+    }
+}
+
+fn finds_it_gone() -> anyhow::Result<()> {
+    let pid = Pid::from_raw(fs::read_to_string(LEFT)?.parse()?);
+    ensure!(kill(pid, None) == Err(Errno::ESRCH), "{pid} is still there");
     Ok(())
 }
 
