@@ -164,7 +164,8 @@ fn read_range(region: &Region, arg: usize) -> Result<PageRange> {
         .reader()
         .read_slice(&mut bytes)?;
 
-    let word = |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    let word =
+        |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
     let (offset, len) = (
         word(core::mem::offset_of!(uapi::Pin, offset)),
         word(core::mem::offset_of!(uapi::Pin, len)),

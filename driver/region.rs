@@ -171,7 +171,9 @@ impl Name {
 
     /// The name; `None` if there is none.
     pub(crate) fn get(&self) -> Option<&CStr> {
-        CStr::from_bytes_until_nul(&self.bytes).ok().filter(|name| !name.is_empty())
+        CStr::from_bytes_until_nul(&self.bytes)
+            .ok()
+            .filter(|name| !name.is_empty())
     }
 }
 
@@ -273,7 +275,11 @@ impl Region {
     /// Copies its name, or the default one, with its NUL to `out`; gives the length.
     pub(crate) fn name(&self, out: &mut [u8; uapi::NAME_LEN]) -> usize {
         let config = self.config.lock();
-        let name = config.name.get().unwrap_or(uapi::NAME_DEF).to_bytes_with_nul();
+        let name = config
+            .name
+            .get()
+            .unwrap_or(uapi::NAME_DEF)
+            .to_bytes_with_nul();
 
         out[..name.len()].copy_from_slice(name);
         name.len()
@@ -317,7 +323,11 @@ impl Region {
 
     /// Inode number of its file. `EINVAL` before it is frozen.
     pub(crate) fn ino(&self) -> Result<usize> {
-        self.config.lock().file.as_ref().map_or(Err(EINVAL), |file| Ok(file.ino()))
+        self.config
+            .lock()
+            .file
+            .as_ref()
+            .map_or(Err(EINVAL), |file| Ok(file.ino()))
     }
 
     /// What fdinfo shows.
@@ -328,7 +338,10 @@ impl Region {
             name: config.name.clone(),
             size: config.size,
             ino: config.file.as_ref().map(|file| file.ino()),
-            resident: config.file.as_ref().map_or(0, |file| file.mapping().nr_pages()),
+            resident: config
+                .file
+                .as_ref()
+                .map_or(0, |file| file.mapping().nr_pages()),
             unpinned: self.pins.lock().unpinned(),
         }
     }
@@ -392,7 +405,11 @@ impl Region {
         let name = name.to_bytes_with_nul();
         path[..PREFIX.len()].copy_from_slice(PREFIX);
         path[PREFIX.len()..][..name.len()].copy_from_slice(name);
-        RegionFile::new(CStr::from_bytes_until_nul(&path).map_err(|_| EINVAL)?, size, region)
+        RegionFile::new(
+            CStr::from_bytes_until_nul(&path).map_err(|_| EINVAL)?,
+            size,
+            region,
+        )
     }
 
     /// The last descriptor was closed: nobody can pin any more, so everything is pinned.
@@ -725,7 +742,12 @@ fn listing(range: &Range) -> Option<(List, Key)> {
 
 impl AgedRanges {
     /// Takes an entry from where `old` had it to where `new` wants it.
-    fn relist(&self, node: &mut Option<Node<RegionFile>>, old: Option<&Range>, new: Option<&Range>) {
+    fn relist(
+        &self,
+        node: &mut Option<Node<RegionFile>>,
+        old: Option<&Range>,
+        new: Option<&Range>,
+    ) {
         self.lru.live_changed(
             old.map_or(0, |range| range.live),
             new.map_or(0, |range| range.live),
@@ -757,7 +779,8 @@ impl Ranges for AgedRanges {
         let mut node = Some(node);
 
         self.relist(&mut node, None, Some(&range));
-        self.tree.insert(entry.into_node(range.last, Entry { range, node }));
+        self.tree
+            .insert(entry.into_node(range.last, Entry { range, node }));
     }
 
     fn update(&mut self, last: usize, new: Range) {

@@ -16,12 +16,12 @@ use kernel::{
         Kiocb, //
     },
     iov::IovIterDest,
-    mm::virt::VmaNew,
     miscdevice::{
         MiscDevice,
         MiscDeviceOptions,
         MiscDeviceRegistration, //
     },
+    mm::virt::VmaNew,
     prelude::*,
     seq_file::SeqFile,
     sync::{
@@ -192,9 +192,8 @@ impl<T: Device> Adapter<T> {
         whence: c_int,
     ) -> bindings::loff_t {
         // SAFETY: `open` stored an `Arc<T>` there, which stays until `release`.
-        let this = unsafe {
-            <Arc<T> as kernel::types::ForeignOwnable>::borrow((*file).private_data)
-        };
+        let this =
+            unsafe { <Arc<T> as kernel::types::ForeignOwnable>::borrow((*file).private_data) };
         // SAFETY: The file is open for the duration of this call.
         let file = unsafe { File::from_raw_file(file) };
 
@@ -258,7 +257,9 @@ impl<T: Device> MiscDevice for Adapter<T> {
 /// Writes text that a program chose, with newlines as `\012`, as `/proc/PID/maps` does: nobody
 /// shall forge lines. May not sleep.
 pub(crate) fn seq_escape(m: &SeqFile, text: &CStr) {
-    let m = core::ptr::from_ref(m).cast_mut().cast::<bindings::seq_file>();
+    let m = core::ptr::from_ref(m)
+        .cast_mut()
+        .cast::<bindings::seq_file>();
     // SAFETY: A `SeqFile` is a `seq_file` that is being written by us; both strings are C strings.
     unsafe {
         super::bindings::ashmem_seq_escape(m, text.as_char_ptr(), c"\n".as_char_ptr());

@@ -132,8 +132,7 @@ impl LockedFolio {
     /// Removes it from its mapping and unlocks it; the memory goes with the last reference.
     pub(crate) fn remove(self) {
         // SAFETY: By the type invariants, the folio is locked and in this mapping.
-        let ret =
-            unsafe { bindings::generic_error_remove_folio(self.mapping(), self.0.as_ptr()) };
+        let ret = unsafe { bindings::generic_error_remove_folio(self.mapping(), self.0.as_ptr()) };
         // It fails for a folio of another mapping and for a directory; this is neither.
         debug_assert_eq!(ret, 0);
     }
@@ -203,8 +202,7 @@ impl Mapping {
     fn get(&self, index: usize, lock: bool, nowait: bool) -> Option<Folio> {
         // SAFETY: The mapping is valid. The function gives a reference to a folio, locked if we
         // asked for that and then still in the mapping, or null.
-        let folio =
-            unsafe { inline::ashmem_filemap_get_folio(self.as_ptr(), index, lock, nowait) };
+        let folio = unsafe { inline::ashmem_filemap_get_folio(self.as_ptr(), index, lock, nowait) };
         // INVARIANT: The reference is ours.
         NonNull::new(folio).map(Folio)
     }
@@ -244,9 +242,8 @@ impl Mapping {
     /// multiple of its size. Gives it back locked. May sleep and reclaim.
     pub(crate) fn add(&self, folio: NewFolio, index: usize) -> Result<LockedFolio, AddError> {
         // SAFETY: By its invariants, the folio is new; the mapping is valid.
-        let ret = unsafe {
-            inline::ashmem_filemap_add_folio(self.as_ptr(), folio.0.as_ptr(), index)
-        };
+        let ret =
+            unsafe { inline::ashmem_filemap_add_folio(self.as_ptr(), folio.0.as_ptr(), index) };
         match to_result(ret) {
             // INVARIANT: It comes back locked and is in this mapping.
             Ok(()) => Ok(LockedFolio(folio.0)),

@@ -52,5 +52,5 @@ pub(crate) fn read_implies_exec() -> bool {
 /// Whether the current process has `CAP_SYS_ADMIN` in the initial user namespace.
 pub(crate) fn is_admin() -> bool {
     // SAFETY: `capable` may be called from any process context.
-    unsafe { kernel::bindings::capable(kernel::bindings::CAP_SYS_ADMIN as _) }
+    unsafe { kernel::bindings::capable(kernel::bindings::CAP_SYS_ADMIN as kernel::ffi::c_int) }
 }

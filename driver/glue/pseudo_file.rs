@@ -21,6 +21,7 @@ use super::{
 use core::{
     cell::UnsafeCell,
     marker::PhantomData,
+    mem::ManuallyDrop,
     ops::Deref,
     ptr::{
         null_mut,
@@ -38,6 +39,7 @@ use kernel::{
     mm::virt::VmaNew,
     module::this_module,
     prelude::*,
+    str::as_char_ptr_in_const_context,
     sync::{
         aref::ARef,
         Arc, //
@@ -78,6 +80,18 @@ impl<T: PseudoFileOperations> Deref for PseudoFile<T> {
         // SAFETY: By the type invariants, this is one of our files; our reference keeps it.
         unsafe { object(self.0.as_ptr()) }
     }
+}
+
+/// Takes over a reference to a file.
+///
+/// # Safety
+///
+/// It must be the caller's to give away, and the file must never have had a descriptor, so that
+/// nobody holds the lock of its position.
+unsafe fn own(file: *mut bindings::file) -> ARef<File> {
+    // SAFETY: A file that has a reference is not at address 0. `File` is a transparent wrapper, and
+    // the caller gives the reference.
+    unsafe { ARef::from_raw(NonNull::new_unchecked(file.cast::<File>())) }
 }
 
 /// The object that a file stands for.
@@ -150,12 +164,11 @@ impl<T: PseudoFileOperations> PseudoFile<T> {
         mount.forget();
         // SAFETY: Nobody else knows the file yet.
         unsafe { (*file).private_data = Arc::into_raw(object).cast_mut().cast() };
-        // INVARIANT: `private_data` was just set. The reference from `alloc_file_pseudo` is ours.
-        // SAFETY: The file is valid, and never had a descriptor.
-        Ok(Self(
-            unsafe { ARef::from_raw(NonNull::new_unchecked(file.cast::<File>())) },
-            PhantomData,
-        ))
+        // SAFETY: `alloc_file_pseudo` gave us its only reference, and there was never a
+        // descriptor.
+        let file = unsafe { own(file) };
+        // INVARIANT: `private_data` was just set.
+        Ok(Self(file, PhantomData))
     }
 
     /// Its page cache.
@@ -251,11 +264,11 @@ impl<T: PseudoFileOperations> PseudoFile<T> {
             if (start | end) & (kernel::page::PAGE_SIZE - 1) != 0 {
                 return Err(EINVAL);
             }
-            // SAFETY: The caller holds a reference during this call, which we do not give back.
-            let this = core::mem::ManuallyDrop::new(Self(
-                unsafe { ARef::from_raw(NonNull::new_unchecked(file.cast::<File>())) },
-                PhantomData,
-            ));
+            // SAFETY: The caller holds a reference during this call; as this object is never
+            // dropped, it is not given back. There was never a descriptor.
+            let file = unsafe { own(file) };
+            // INVARIANT: The caller gives a file that `new` made.
+            let this = ManuallyDrop::new(Self(file, PhantomData));
             T::punch_hole(
                 &this,
                 start >> kernel::page::PAGE_SHIFT,
@@ -277,12 +290,10 @@ impl Reservation {
     /// `ENOMEM` if the limit does not admit it, `EINVAL` if no file can be that large.
     pub(crate) fn new(size: i64, noreserve: bool) -> Result<Self> {
         // SAFETY: It takes any size.
-        let file =
-            from_err_ptr(unsafe { inline::ashmem_shmem_file_setup(size, noreserve) })?;
-        // SAFETY: The only reference to the file is ours, and it never had a descriptor.
-        Ok(Self(unsafe {
-            ARef::from_raw(NonNull::new_unchecked(file.cast::<File>()))
-        }))
+        let file = unsafe { inline::ashmem_shmem_file_setup(size, noreserve) };
+        let file = from_err_ptr(file)?;
+        // SAFETY: The only reference to the file is ours, and there was never a descriptor.
+        Ok(Self(unsafe { own(file) }))
     }
 }
 
@@ -295,7 +306,7 @@ unsafe impl<T> Sync for Shared<T> {}
 /// The file system, `vfsmount` and the number of pins on it: the last two under `pin_fs_lock`.
 static FS_TYPE: Shared<bindings::file_system_type> =
     Shared(UnsafeCell::new(bindings::file_system_type {
-        name: c"ashmem".as_ptr().cast(),
+        name: as_char_ptr_in_const_context(c"ashmem"),
         owner: this_module::<crate::LocalModule>().as_ptr(),
         init_fs_context: Some(init_fs_context),
         kill_sb: Some(bindings::kill_anon_super),

@@ -55,9 +55,7 @@ impl<T: Shrinker> Registration<T> {
     /// Registers `shrinker` under `name`, which debugfs shows. May sleep.
     pub(crate) fn new(name: &'static CStr, shrinker: Arc<T>) -> Result<Self> {
         // SAFETY: The format takes one string, and the name is one.
-        let ptr = unsafe {
-            bindings::shrinker_alloc(0, c"%s".as_char_ptr(), name.as_char_ptr())
-        };
+        let ptr = unsafe { bindings::shrinker_alloc(0, c"%s".as_char_ptr(), name.as_char_ptr()) };
         let ptr = NonNull::new(ptr).ok_or(ENOMEM)?;
 
         // SAFETY: It was just allocated, and nobody calls it before it is registered.

@@ -185,7 +185,10 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
     }
 
     /// The state of one page.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the status of single pages"))]
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "for the status of single pages")
+    )]
     pub(crate) fn state(&self, page: usize) -> State {
         match self.containing(page) {
             None => State::Pinned,
@@ -633,12 +636,7 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
     }
 
     /// The first page in `from..end` whose bit `bits` gives.
-    fn find(
-        &self,
-        from: usize,
-        end: usize,
-        bits: impl Fn(&Block, usize) -> u64,
-    ) -> Option<usize> {
+    fn find(&self, from: usize, end: usize, bits: impl Fn(&Block, usize) -> u64) -> Option<usize> {
         let mut page = from;
 
         while page < end {

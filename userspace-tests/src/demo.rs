@@ -147,10 +147,15 @@ fn purge_under_pressure() -> anyhow::Result<()> {
     let wanted = free_pages()? + 40 * MIB;
     in_child(|| {
         occupy(wanted, false)?;
-        println!("  another process wants {} MiB, and gets them", wanted / MIB);
+        println!(
+            "  another process wants {} MiB, and gets them",
+            wanted / MIB
+        );
         Ok(())
     })
     .context("the one that wants memory")?;
+    // From here on nothing more is taken.
+    let was_purged = region.pin(kept..all)?;
     let info = region.info()?;
     println!(
         "  the kernel took {} MiB from the region; {} MiB are left",
@@ -158,8 +163,6 @@ fn purge_under_pressure() -> anyhow::Result<()> {
         info.resident as usize / MIB
     );
     ensure!(info.purged > 0, "there was no pressure");
-
-    let was_purged = region.pin(kept..all)?;
     println!(
         "  PIN of the 80 MiB says: {}",
         if was_purged {
@@ -185,7 +188,10 @@ fn purge_under_pressure() -> anyhow::Result<()> {
         println!("    {line}");
     }
     let used = fs::read_to_string("/proc/modules")?;
-    let line = used.lines().find(|l| l.starts_with("ashmem ")).context("no module")?;
+    let line = used
+        .lines()
+        .find(|l| l.starts_with("ashmem "))
+        .context("no module")?;
     println!("\n  /proc/modules: {line}");
     Ok(())
 }

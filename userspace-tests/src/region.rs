@@ -68,7 +68,8 @@ impl Region {
 
     /// ASHMEM_SET_NAME
     pub fn set_name(&self, name: &CStr) -> nix::Result<()> {
-        self.ioctl(abi::ABI_SET_NAME, name.as_ptr() as usize).map(drop)
+        self.ioctl(abi::ABI_SET_NAME, name.as_ptr() as usize)
+            .map(drop)
     }
 
     /// ASHMEM_GET_NAME; the bytes of the buffer that were not written are 0xaa.
@@ -96,7 +97,8 @@ impl Region {
 
     /// ASHMEM_SET_PROT_MASK
     pub fn set_mask(&self, mask: ProtFlags) -> nix::Result<()> {
-        self.ioctl(abi::ABI_SET_PROT_MASK, mask.bits() as usize).map(drop)
+        self.ioctl(abi::ABI_SET_PROT_MASK, mask.bits() as usize)
+            .map(drop)
     }
 
     /// ASHMEM_GET_PROT_MASK
@@ -333,7 +335,9 @@ impl Info {
                 .filter_map(|line| line.split_once(":\t"))
                 .filter(|(k, _)| *k == key)
                 .map(|(_, value)| value.trim().parse::<u64>());
-            let value = values.next().with_context(|| format!("no `{key}`:\n{text}"))??;
+            let value = values
+                .next()
+                .with_context(|| format!("no `{key}`:\n{text}"))??;
             ensure!(values.next().is_none(), "`{key}` twice:\n{text}");
             Ok(value)
         };
@@ -349,4 +353,3 @@ impl Info {
         })
     }
 }
-

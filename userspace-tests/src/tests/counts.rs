@@ -14,8 +14,8 @@ use std::ops::Range;
 use anyhow::Context;
 use anyhow::ensure;
 use nix::sys::mman::MapFlags;
-use nix::sys::mman::MmapAdvise;
 use nix::sys::mman::MlockAllFlags;
+use nix::sys::mman::MmapAdvise;
 use nix::sys::mman::ProtFlags;
 use nix::sys::mman::madvise;
 use nix::sys::mman::mlockall;
@@ -126,7 +126,10 @@ fn mapped_around(map: &Mapping, pages: Range<usize>) -> anyhow::Result<Step> {
 
 fn expect(what: &str, found: Step, expected: Step) -> anyhow::Result<()> {
     println!("{what}: {found:?}");
-    ensure!(found == expected, "{what}: {found:?}, expected {expected:?}");
+    ensure!(
+        found == expected,
+        "{what}: {found:?}, expected {expected:?}"
+    );
     Ok(())
 }
 
@@ -309,7 +312,10 @@ fn private_write_to_a_hole_allocates_no_region_page() -> anyhow::Result<()> {
     )?;
     ensure!(region.info()?.resident == 0);
     let shared = region.map_as(N * PAGE, ProtFlags::PROT_READ, MapFlags::MAP_SHARED)?;
-    ensure!(shared.read_pages(0..N) == 0, "a private write is seen by others");
+    ensure!(
+        shared.read_pages(0..N) == 0,
+        "a private write is seen by others"
+    );
     ensure!(map.read_pages(0..N) == N, "a private write is lost");
     Ok(())
 }
@@ -325,7 +331,10 @@ fn private_write_to_a_page_copies_it() -> anyhow::Result<()> {
         watch(&region, || map.write_pages(0..N))?,
         handled(N, 0),
     )?;
-    ensure!(map.read(PAGE - 1) == 9, "the copy is not the region's content");
+    ensure!(
+        map.read(PAGE - 1) == 9,
+        "the copy is not the region's content"
+    );
     ensure!(shared.read(0) == 9, "the copy is the region");
     Ok(())
 }
@@ -342,7 +351,11 @@ fn populate_faults_as_touching_does() -> anyhow::Result<()> {
     // One by one, as by touching; the kernel counts them for the process.
     expect("populate", step, handled(N, N))?;
     let map = map.context("mmap")?;
-    expect("touch", watch(&region, || map.write_pages(0..N))?, Step::NONE)
+    expect(
+        "touch",
+        watch(&region, || map.write_pages(0..N))?,
+        Step::NONE,
+    )
 }
 
 fn sparse_touch_allocates_what_was_touched() -> anyhow::Result<()> {

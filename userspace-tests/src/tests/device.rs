@@ -36,7 +36,10 @@ fn node_is_a_character_device() -> anyhow::Result<()> {
     let meta = fs::metadata(NODE).context(NODE)?;
     ensure!(meta.file_type().is_char_device());
     let region = Region::sized(3)?;
-    ensure!(fstat(&region)?.st_size == 0, "a character device has no size");
+    ensure!(
+        fstat(&region)?.st_size == 0,
+        "a character device has no size"
+    );
     Ok(())
 }
 
@@ -99,7 +102,10 @@ fn size_is_unrounded_and_freezes_with_the_first_mmap() -> anyhow::Result<()> {
     ensure!(region.set_size(PAGE) == Err(Errno::EINVAL));
     ensure!(region.set_name(c"late") == Err(Errno::EINVAL));
     drop(map);
-    ensure!(region.set_size(PAGE) == Err(Errno::EINVAL), "thawed by munmap");
+    ensure!(
+        region.set_size(PAGE) == Err(Errno::EINVAL),
+        "thawed by munmap"
+    );
     ensure!(region.size()? == 5001);
     Ok(())
 }
@@ -152,7 +158,10 @@ fn descriptors_of_every_mode_take_ioctls() -> anyhow::Result<()> {
 
 fn file_id_is_the_inode_of_the_mapping() -> anyhow::Result<()> {
     let region = Region::sized(1)?;
-    ensure!(region.file_id() == Err(Errno::EINVAL), "before the first mmap");
+    ensure!(
+        region.file_id() == Err(Errno::EINVAL),
+        "before the first mmap"
+    );
     let map = region.map(1)?;
     let id = region.file_id()?;
     let line = crate::tests::names::line_of(&map)?;
@@ -168,7 +177,9 @@ fn region_beyond_memory_is_enomem() -> anyhow::Result<()> {
     region.set_size(1 << 40)?;
     let charged = region.map_as(PAGE, RW, MapFlags::MAP_SHARED);
     ensure!(charged.err() == Some(Errno::ENOMEM));
-    region.set_size((1 << 40) + PAGE).context("a failed mmap froze it")?;
+    region
+        .set_size((1 << 40) + PAGE)
+        .context("a failed mmap froze it")?;
     region.map_as(PAGE, RW, MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE)?;
 
     let region = Region::open()?;

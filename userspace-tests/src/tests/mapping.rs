@@ -50,8 +50,10 @@ fn touch_past_the_end_is_sigbus() -> anyhow::Result<()> {
         )
     }?;
     let touch = |page: usize| {
+        // SAFETY: The offset lies in the mapping.
+        let byte = unsafe { shifted.cast::<u8>().add(page * PAGE) };
         // SAFETY: It is mapped; what happens is what this test is about.
-        unsafe { shifted.cast::<u8>().as_ptr().add(page * PAGE).write_volatile(1) }
+        unsafe { byte.write_volatile(1) }
     };
     touch(0);
     ensure!(map.read(PAGE) == 1);
@@ -128,8 +130,8 @@ fn partial_munmap_keeps_the_rest() -> anyhow::Result<()> {
     let map = region.map(4)?;
     let twin = region.map(4)?;
     map.stamp(0..4, 1);
-    let at = std::ptr::NonNull::new((map.base() + PAGE) as *mut libc::c_void)
-        .context("no address")?;
+    let at =
+        std::ptr::NonNull::new((map.base() + PAGE) as *mut libc::c_void).context("no address")?;
     // SAFETY: Of this mapping only the pages 0 and 3 are used from here on.
     unsafe { munmap(at, 2 * PAGE) }?;
     ensure!(map.read(0) == 1 && map.read(3 * PAGE) == 1);
@@ -156,8 +158,10 @@ fn grown_mapping_ends_where_the_region_ends() -> anyhow::Result<()> {
     map.leak();
     let grown = grown?;
     let byte = |page: usize| {
+        // SAFETY: The offset lies in the mapping.
+        let byte = unsafe { grown.cast::<u8>().add(page * PAGE) };
         // SAFETY: It is mapped; what happens is what this test is about.
-        unsafe { grown.cast::<u8>().as_ptr().add(page * PAGE).read_volatile() }
+        unsafe { byte.read_volatile() }
     };
     ensure!(byte(0) == 6 && byte(1) == 6);
     dies_of(Signal::SIGBUS, || {

@@ -96,7 +96,10 @@ fn max_pages_is_a_limit_that_purges_first() -> anyhow::Result<()> {
         one.unpin(40..80)?;
         other.stamp(20..40, 1);
         let (purged, resident) = (one.info()?.purged, one.info()?.resident);
-        ensure!(purged >= 20 && resident == 80 - purged, "purged {purged}, resident {resident}");
+        ensure!(
+            purged >= 20 && resident == 80 - purged,
+            "purged {purged}, resident {resident}"
+        );
         ensure!(map.read_pages(0..40) == 40, "pinned content");
         // What is freed can be had again.
         drop((map, one));
@@ -112,7 +115,10 @@ fn strict_unpin_asks_for_write_permission() -> anyhow::Result<()> {
         region.set_mask(ProtFlags::PROT_READ)?;
         Ok(region.unpin(0..1))
     };
-    ensure!(unpin_read_only()? == Ok(()), "by default it is as Android's");
+    ensure!(
+        unpin_read_only()? == Ok(()),
+        "by default it is as Android's"
+    );
     with(c"strict_unpin=1", || {
         ensure!(unpin_read_only()? == Err(Errno::EPERM));
         let region = Region::sized(2)?;

@@ -112,7 +112,10 @@ fn only_unpinned_pages_are_purged() -> anyhow::Result<()> {
     ensure!(region.info()?.resident == N as u64);
     ensure!(region.purge_all()? == 4);
     let info = region.info()?;
-    ensure!(info.resident == N as u64 - 4 && info.purged == 4, "{info:?}");
+    ensure!(
+        info.resident == N as u64 - 4 && info.purged == 4,
+        "{info:?}"
+    );
     content(&map, "xxx000xx0xxx")?;
     ensure!(region.purge_all()? == 0, "purged twice");
     Ok(())
@@ -221,7 +224,10 @@ fn ranges_are_checked() -> anyhow::Result<()> {
             region.unpin_bytes(offset, len),
             region.pinned_bytes(offset, len).map(drop),
         ] {
-            ensure!(result == Err(Errno::EINVAL), "{offset:#x} {len:#x}: {result:?}");
+            ensure!(
+                result == Err(Errno::EINVAL),
+                "{offset:#x} {len:#x}: {result:?}"
+            );
         }
     }
     for request in [abi::ABI_PIN, abi::ABI_UNPIN, abi::ABI_GET_PIN_STATUS] {
@@ -276,7 +282,10 @@ fn many_ranges_are_kept_apart() -> anyhow::Result<()> {
     ensure!(region.info()?.unpinned == pages as u64 / 2);
     ensure!(region.purge_all()? == pages / 2);
     for page in 0..pages {
-        ensure!(usize::from(map.read(page * PAGE)) == 1 - page % 2, "page {page}");
+        ensure!(
+            usize::from(map.read(page * PAGE)) == 1 - page % 2,
+            "page {page}"
+        );
     }
     for page in (0..pages).step_by(64) {
         ensure!(!region.pin(page..page + 1)?);

@@ -2,9 +2,9 @@
 
 //! Other processes, for tests that need some.
 
-use std::io::Write;
 use std::io::IoSlice;
 use std::io::IoSliceMut;
+use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::FromRawFd;

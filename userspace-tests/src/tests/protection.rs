@@ -71,7 +71,10 @@ fn mprotect_outside_the_mask_is_eacces() -> anyhow::Result<()> {
         let map = region.map_as(PAGE, ProtFlags::PROT_NONE, MapFlags::MAP_SHARED)?;
         // SAFETY: It is this mapping's protection that changes, if any.
         let found = unsafe { mprotect(map.pointer(), PAGE, forbidden) };
-        ensure!(found == Err(Errno::EACCES), "{mask:?} {forbidden:?}: {found:?}");
+        ensure!(
+            found == Err(Errno::EACCES),
+            "{mask:?} {forbidden:?}: {found:?}"
+        );
         // SAFETY: As above.
         unsafe { mprotect(map.pointer(), PAGE, mask) }.context("what the mask admits")?;
     }

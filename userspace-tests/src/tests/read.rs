@@ -34,7 +34,10 @@ tests! {
 fn states_before_the_first_mapping() -> anyhow::Result<()> {
     let region = Region::open()?;
     let mut buffer = [1; 16];
-    ensure!(read(&region, &mut buffer)? == 0, "not sized: nothing to read");
+    ensure!(
+        read(&region, &mut buffer)? == 0,
+        "not sized: nothing to read"
+    );
     ensure!(lseek(&region, 0, Whence::SeekSet) == Err(Errno::EINVAL));
     region.set_size(PAGE)?;
     ensure!(read(&region, &mut buffer) == Err(Errno::EBADF));
@@ -66,7 +69,12 @@ fn read_gives_content_up_to_the_unrounded_size() -> anyhow::Result<()> {
 
     lseek(&region, 5, Whence::SeekSet)?;
     let (head, tail) = buffer.split_at_mut(7);
-    ensure!(readv(&region, &mut [IoSliceMut::new(head), IoSliceMut::new(&mut tail[..9])])? == 16);
+    ensure!(
+        readv(
+            &region,
+            &mut [IoSliceMut::new(head), IoSliceMut::new(&mut tail[..9])]
+        )? == 16
+    );
     ensure!(buffer[..16] == expected(5, 16));
     ensure!(lseek(&region, 0, Whence::SeekCur)? == 21);
     Ok(())

@@ -3,6 +3,7 @@
 //! Memory that the kernel takes back by itself.
 
 use std::fs;
+use std::path::Path;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -43,7 +44,7 @@ fn shrinker() -> anyhow::Result<PathBuf> {
 }
 
 /// How many objects the shrinker says it could free.
-fn count(shrinker: &PathBuf) -> anyhow::Result<usize> {
+fn count(shrinker: &Path) -> anyhow::Result<usize> {
     let text = fs::read_to_string(shrinker.join("count"))?;
     // A line for each memory cgroup: its inode, then a number for each node.
     let mut sum = 0;
@@ -56,7 +57,7 @@ fn count(shrinker: &PathBuf) -> anyhow::Result<usize> {
 }
 
 /// Has the shrinker free this many.
-fn scan(shrinker: &PathBuf, pages: usize) -> anyhow::Result<()> {
+fn scan(shrinker: &Path, pages: usize) -> anyhow::Result<()> {
     fs::write(shrinker.join("scan"), format!("0 0 {pages}\n")).context("scan")
 }
 
@@ -143,7 +144,13 @@ fn number(path: &str, key: &str) -> anyhow::Result<usize> {
     fs::read_to_string(path)?
         .lines()
         .filter_map(|line| line.strip_prefix(key))
-        .find_map(|rest| rest.trim_start_matches(':').split_whitespace().next()?.parse().ok())
+        .find_map(|rest| {
+            rest.trim_start_matches(':')
+                .split_whitespace()
+                .next()?
+                .parse()
+                .ok()
+        })
         .with_context(|| format!("{key} in {path}"))
 }
 
@@ -167,12 +174,18 @@ pub fn occupy(pages: usize, huge: bool) -> anyhow::Result<()> {
         // SAFETY: Content cannot change.
         unsafe { madvise(base, pages * PAGE, MmapAdvise::MADV_HUGEPAGE) }.or_else(|e| {
             // A kernel without huge pages is as good, only slower.
-            if e == nix::errno::Errno::EINVAL { Ok(()) } else { Err(e) }
+            if e == nix::errno::Errno::EINVAL {
+                Ok(())
+            } else {
+                Err(e)
+            }
         })?;
     }
     for page in 0..pages {
+        // SAFETY: The offset lies in the mapping.
+        let byte = unsafe { base.cast::<u8>().add(page * PAGE) };
         // SAFETY: It is mapped for writing, and nobody else knows it.
-        unsafe { base.cast::<u8>().as_ptr().add(page * PAGE).write_volatile(1) };
+        unsafe { byte.write_volatile(1) };
     }
     Ok(())
 }
@@ -185,7 +198,10 @@ fn pressure_purges_instead_of_killing() -> anyhow::Result<()> {
     let kills = number("/proc/vmstat", "oom_kill ")?;
     // What is left shall be little, so that it takes little to use it up.
     let free = free_pages()?;
-    ensure!(free > 200 * MIB, "the guest has {free} pages free, too few for this test");
+    ensure!(
+        free > 200 * MIB,
+        "the guest has {free} pages free, too few for this test"
+    );
     occupy(free - 160 * MIB, true)?;
 
     let region = Region::sized(all)?;
@@ -200,8 +216,14 @@ fn pressure_purges_instead_of_killing() -> anyhow::Result<()> {
     in_child(|| occupy(wanted, false)).context("the one that wanted memory")?;
 
     let purged = region.info()?.purged;
-    println!("wanted {wanted}, free {before}, unpinned {}, purged {purged}", all - pinned);
-    ensure!(number("/proc/vmstat", "oom_kill ")? == kills, "the OOM killer struck");
+    println!(
+        "wanted {wanted}, free {before}, unpinned {}, purged {purged}",
+        all - pinned
+    );
+    ensure!(
+        number("/proc/vmstat", "oom_kill ")? == kills,
+        "the OOM killer struck"
+    );
     ensure!(purged > 0, "nothing was purged");
     let mut found = 0;
     for page in 0..all {
@@ -215,10 +237,16 @@ fn pressure_purges_instead_of_killing() -> anyhow::Result<()> {
         } else {
             let stamp = 1 + (page % 250) as u8;
             let ends = (map.read(page * PAGE), map.read(page * PAGE + PAGE - 1));
-            ensure!(ends == (stamp, stamp), "page {page} was lost and not reported");
+            ensure!(
+                ends == (stamp, stamp),
+                "page {page} was lost and not reported"
+            );
         }
     }
     let purged = region.info()?.purged;
-    ensure!(found == purged, "{found} pages are gone, {purged} were counted");
+    ensure!(
+        found == purged,
+        "{found} pages are gone, {purged} were counted"
+    );
     Ok(())
 }

@@ -138,7 +138,13 @@ fn process_shared_futex_wakes() -> anyhow::Result<()> {
         let sleeper = spawn(|| {
             // Through a mapping of its own, at another address.
             let twin = region.map(2)?;
-            futex(&twin, offset, libc::FUTEX_WAIT, 0, Some(Duration::from_secs(20)))?;
+            futex(
+                &twin,
+                offset,
+                libc::FUTEX_WAIT,
+                0,
+                Some(Duration::from_secs(20)),
+            )?;
             Ok(())
         })?;
         // A wake that comes before the sleep wakes nobody: until one does.
