@@ -14,7 +14,6 @@ use crate::{
         Region, //
     }, //
 };
-use kernel::page::PAGE_SIZE;
 
 impl VmOperations for Region {
     fn fault(&self, fault: &Fault<'_>) -> Outcome {
@@ -22,7 +21,7 @@ impl VmOperations for Region {
 
         let index = fault.index();
         let mapping = fault.mapping();
-        if index >= self.size().div_ceil(PAGE_SIZE) {
+        if index >= mapping.size() {
             return Outcome::Sigbus;
         }
 

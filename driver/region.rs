@@ -458,7 +458,7 @@ impl Region {
     /// Lets `pages` be purged. May sleep. Changes nothing if it fails.
     pub(crate) fn unpin(&self, pages: PageRange) -> Result {
         let age = self.shared.lru.now();
-        let mut spares = KVec::new();
+        let mut spares = KVVec::new();
 
         loop {
             let mut pins = self.pins.lock();

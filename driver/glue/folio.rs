@@ -192,6 +192,12 @@ impl Mapping {
         self.0.get()
     }
 
+    /// How many pages the file has, resident or not.
+    pub(crate) fn size(&self) -> usize {
+        // SAFETY: By the type invariants, the mapping has an inode.
+        unsafe { inline::ashmem_mapping_size(self.as_ptr()) }
+    }
+
     /// How many pages it holds.
     pub(crate) fn nr_pages(&self) -> usize {
         // SAFETY: The mapping is valid; the counter may be read at any time, as

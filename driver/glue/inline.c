@@ -21,6 +21,11 @@ void ashmem_mapping_init(struct address_space *mapping,
 	mapping_set_unevictable(mapping);
 }
 
+unsigned long ashmem_mapping_size(struct address_space *mapping)
+{
+	return DIV_ROUND_UP(i_size_read(mapping->host), PAGE_SIZE);
+}
+
 struct folio *ashmem_filemap_alloc_folio(struct address_space *mapping,
 					 unsigned int order)
 {

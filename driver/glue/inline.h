@@ -16,6 +16,7 @@
 int ashmem_init_pseudo(struct fs_context *fc, unsigned long magic);
 void ashmem_mapping_init(struct address_space *mapping,
 			 const struct address_space_operations *a_ops);
+unsigned long ashmem_mapping_size(struct address_space *mapping);
 struct folio *ashmem_filemap_alloc_folio(struct address_space *mapping,
 					 unsigned int order);
 int ashmem_filemap_add_folio(struct address_space *mapping, struct folio *folio,

@@ -15,6 +15,7 @@ use std::io;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 use std::time::Instant;
@@ -42,6 +43,7 @@ use crate::harness::Test;
 use crate::harness::supervise;
 use crate::kmemleak;
 use crate::kmsg::KernelLog;
+use crate::region::NODE;
 use crate::report::Report;
 use crate::selftest;
 use crate::shell;
@@ -113,19 +115,22 @@ fn run(mode: Mode) -> anyhow::Result<()> {
             closing::run(&mut report, &mut log, module)?;
         }
         Mode::Demo => {
+            let mut out = port(OUT_PORT)?;
             let module = module_for_tests(&mut report, &mut log)?;
             if module {
                 log.now("the demonstration")?;
                 let limit = harness::time_limit(DEMO_LIMIT);
-                let mut out = port(OUT_PORT)?;
                 let shown = supervise(demo::run, limit, &Sink::Stream(&out), Sweep::All, &mut log)?;
                 report.add("demo", &shown)?;
-                out.flush()?;
             }
             closing::run(&mut report, &mut log, module)?;
+            if module && !Path::new(NODE).exists() {
+                writeln!(out, "  rmmod ashmem: done, and {NODE} is gone")?;
+            }
+            out.flush()?;
         }
         Mode::Selftest { kind } => return selftest::run(kind, &mut report, &mut log),
-        Mode::List | Mode::Shell { .. } => bail!("this mode is not for PID 1"),
+        Mode::List | Mode::Counts | Mode::Shell { .. } => bail!("this mode is not for PID 1"),
     }
     report.plan()?;
     report.verdict()?;

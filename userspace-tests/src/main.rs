@@ -55,6 +55,8 @@ enum Mode {
     },
     /// Print the names of the tests.
     List,
+    /// Print the table of fault counts as the README has it.
+    Counts,
     /// Show what the module is good for.
     Demo,
     /// A prompt on the serial line.
@@ -79,6 +81,10 @@ fn main() -> ExitCode {
             for test in tests::ALL.iter().copied().flatten() {
                 println!("{}", test.name);
             }
+            ExitCode::SUCCESS
+        }
+        Mode::Counts => {
+            print!("{}", tests::counts::markdown());
             ExitCode::SUCCESS
         }
         mode if id() == 1 => init::main(mode),

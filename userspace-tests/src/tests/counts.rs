@@ -10,6 +10,7 @@
 
 use std::fs;
 use std::ops::Range;
+use std::os::fd::AsFd;
 
 use anyhow::Context;
 use anyhow::ensure;
@@ -21,6 +22,10 @@ use nix::sys::mman::madvise;
 use nix::sys::mman::mlockall;
 use nix::sys::resource::UsageWho;
 use nix::sys::resource::getrusage;
+use nix::sys::socket::AddressFamily;
+use nix::sys::socket::SockFlag;
+use nix::sys::socket::SockType;
+use nix::sys::socket::socketpair;
 
 use crate::harness::tests;
 use crate::region::Mapping;
@@ -28,6 +33,9 @@ use crate::region::PAGE;
 use crate::region::RW;
 use crate::region::Region;
 use crate::tests::process::in_child;
+use crate::tests::process::receive_fd;
+use crate::tests::process::send_fd;
+use crate::tests::process::spawn;
 
 tests! {
     first_write_allocates_one_page_a_fault,
@@ -95,33 +103,141 @@ pub fn watch(region: &Region, mut step: impl FnMut()) -> anyhow::Result<Step> {
     })
 }
 
-/// Each fault handled by the handler, for `pages` pages of which `allocated`
-/// were not there.
-fn handled(pages: usize, allocated: usize) -> Step {
-    Step {
-        faults: pages as u64,
-        map_faults: 0,
-        allocated: allocated as u64,
-        minor: pages as u64,
+/// How often something happens when each page of a range is touched once.
+#[derive(Clone, Copy)]
+pub enum Times {
+    /// Never.
+    Never,
+    /// Once for each page.
+    EachPage,
+    /// Once for each fault-around window, in the address space, that the range
+    /// has a page in.
+    EachWindow,
+}
+
+/// What touching each page of a range once must do. These rows are the table
+/// of the README.
+pub struct Row {
+    /// Which touch it is.
+    pub what: &'static str,
+    /// Runs of the fault handler.
+    pub faults: Times,
+    /// Calls of map_pages that resolved the fault.
+    pub map_faults: Times,
+    /// Pages allocated.
+    pub allocated: Times,
+}
+
+use Times::EachPage;
+use Times::EachWindow;
+use Times::Never;
+
+const fn row(what: &'static str, faults: Times, map_faults: Times, allocated: Times) -> Row {
+    Row {
+        what,
+        faults,
+        map_faults,
+        allocated,
     }
 }
 
-/// Each fault resolved by the pages around: as many as there are windows, in
-/// the address space, over these pages of the mapping.
-fn mapped_around(map: &Mapping, pages: Range<usize>) -> anyhow::Result<Step> {
-    let window: usize = fs::read_to_string("/sys/kernel/debug/fault_around_bytes")
-        .context("fault_around_bytes")?
-        .trim()
-        .parse()?;
-    let first = (map.base() + pages.start * PAGE) / window;
-    let last = (map.base() + pages.end * PAGE - 1) / window;
-    let windows = (last - first + 1) as u64;
-    Ok(Step {
-        faults: 0,
-        map_faults: windows,
-        allocated: 0,
-        minor: windows,
-    })
+const FIRST_WRITE: Row = row("fresh pages, written", EachPage, Never, EachPage);
+const FIRST_READ: Row = row("fresh pages, read", EachPage, Never, EachPage);
+const AGAIN: Row = row("the same again", Never, Never, Never);
+const SECOND_WRITE: Row = row("a second mapping, written", EachPage, Never, Never);
+const SECOND_READ: Row = row("a second mapping, read", Never, EachWindow, Never);
+const CHILD_WRITE: Row = row("in a forked child, written", EachPage, Never, Never);
+const STRANGER_WRITE: Row = row(
+    "in another process that was sent the descriptor, written",
+    EachPage,
+    Never,
+    Never,
+);
+const DONTNEED_WRITE: Row = row("after `MADV_DONTNEED`, written", EachPage, Never, Never);
+const DONTNEED_READ: Row = row("after `MADV_DONTNEED`, read", Never, EachWindow, Never);
+const PURGED_WRITE: Row = row("after a purge, written", EachPage, Never, EachPage);
+const PURGED_READ: Row = row("after a purge, read", EachPage, Never, EachPage);
+const PRIVATE_HOLE: Row = row(
+    "holes, through a private mapping, written",
+    EachPage,
+    Never,
+    Never,
+);
+const PRIVATE_COPY: Row = row(
+    "resident pages, through a private mapping, written",
+    EachPage,
+    Never,
+    Never,
+);
+
+/// The rows in the README's order; a test stands behind each.
+pub const TABLE: &[&Row] = &[
+    &FIRST_WRITE,
+    &FIRST_READ,
+    &AGAIN,
+    &SECOND_WRITE,
+    &SECOND_READ,
+    &CHILD_WRITE,
+    &STRANGER_WRITE,
+    &DONTNEED_WRITE,
+    &DONTNEED_READ,
+    &PURGED_WRITE,
+    &PURGED_READ,
+    &PRIVATE_HOLE,
+    &PRIVATE_COPY,
+];
+
+/// The table as the README has it.
+pub fn markdown() -> String {
+    let cell = |times| match times {
+        Never => "0",
+        EachPage => "N",
+        EachWindow => "N/16",
+    };
+    let mut text = String::from(
+        "| N pages are touched once | handler calls | `map_pages` | pages allocated | minor faults |\n\
+         |---|---|---|---|---|\n",
+    );
+    for row in TABLE {
+        // A fault is resolved by the handler or by map_pages, never by both.
+        let minor = match row.faults {
+            Never => row.map_faults,
+            times => times,
+        };
+        text += &format!(
+            "| {} | {} | {} | {} | {} |\n",
+            row.what,
+            cell(row.faults),
+            cell(row.map_faults),
+            cell(row.allocated),
+            cell(minor)
+        );
+    }
+    text
+}
+
+impl Row {
+    /// Compares with what happened when these pages of `map` were touched.
+    fn check(&self, found: Step, map: &Mapping, pages: Range<usize>) -> anyhow::Result<()> {
+        let window: usize = fs::read_to_string("/sys/kernel/debug/fault_around_bytes")
+            .context("fault_around_bytes")?
+            .trim()
+            .parse()?;
+        let first = (map.base() + pages.start * PAGE) / window;
+        let last = (map.base() + pages.end * PAGE - 1) / window;
+        let times = |times| match times {
+            Never => 0,
+            EachPage => pages.len() as u64,
+            EachWindow => (last - first + 1) as u64,
+        };
+        let expected = Step {
+            faults: times(self.faults),
+            map_faults: times(self.map_faults),
+            allocated: times(self.allocated),
+            minor: times(self.faults) + times(self.map_faults),
+        };
+        expect(self.what, found, expected)
+    }
 }
 
 fn expect(what: &str, found: Step, expected: Step) -> anyhow::Result<()> {
@@ -137,11 +253,8 @@ fn first_write_allocates_one_page_a_fault() -> anyhow::Result<()> {
     settle()?;
     let region = Region::sized(N)?;
     let map = region.map(N)?;
-    expect(
-        "write",
-        watch(&region, || map.write_pages(0..N))?,
-        handled(N, N),
-    )?;
+    let step = watch(&region, || map.write_pages(0..N))?;
+    FIRST_WRITE.check(step, &map, 0..N)?;
     ensure!(region.info()?.resident == N as u64);
     Ok(())
 }
@@ -153,11 +266,8 @@ fn first_read_allocates_one_page_a_fault() -> anyhow::Result<()> {
     let mut sum = 0;
     // Pages of the window that are mapped already do not resolve the fault on
     // one that has no page yet.
-    expect(
-        "read",
-        watch(&region, || sum = map.read_pages(0..N))?,
-        handled(N, N),
-    )?;
+    let step = watch(&region, || sum = map.read_pages(0..N))?;
+    FIRST_READ.check(step, &map, 0..N)?;
     ensure!(sum == 0, "fresh pages are not zero");
     Ok(())
 }
@@ -167,14 +277,11 @@ fn touching_again_is_free() -> anyhow::Result<()> {
     let region = Region::sized(N)?;
     let map = region.map(N)?;
     map.write_pages(0..N);
-    expect(
-        "again",
-        watch(&region, || {
-            map.write_pages(0..N);
-            map.read_pages(0..N);
-        })?,
-        Step::NONE,
-    )
+    let step = watch(&region, || {
+        map.write_pages(0..N);
+        map.read_pages(0..N);
+    })?;
+    AGAIN.check(step, &map, 0..N)
 }
 
 fn second_mapping_written_allocates_nothing() -> anyhow::Result<()> {
@@ -184,11 +291,8 @@ fn second_mapping_written_allocates_nothing() -> anyhow::Result<()> {
     let second = region.map(N)?;
     first.write_pages(0..N);
     // A write fault on a shared mapping is never mapped around.
-    expect(
-        "second",
-        watch(&region, || second.write_pages(0..N))?,
-        handled(N, 0),
-    )
+    let step = watch(&region, || second.write_pages(0..N))?;
+    SECOND_WRITE.check(step, &second, 0..N)
 }
 
 fn second_mapping_read_is_mapped_around() -> anyhow::Result<()> {
@@ -198,14 +302,9 @@ fn second_mapping_read_is_mapped_around() -> anyhow::Result<()> {
     let second = region.map(N)?;
     first.write_pages(0..N);
     let mut sum = 0;
-    expect(
-        "second",
-        watch(&region, || sum = second.read_pages(0..N))?,
-        mapped_around(&second, 0..N)?,
-    )?;
+    let step = watch(&region, || sum = second.read_pages(0..N))?;
+    SECOND_READ.check(step, &second, 0..N)?;
     ensure!(sum == N, "the second mapping shows something else");
-    // The page tables map them read-only no more than they must: a write now
-    // is no fault, as there is nothing to be told of it.
     Ok(())
 }
 
@@ -213,21 +312,26 @@ fn refault_after_purge_allocates_anew() -> anyhow::Result<()> {
     settle()?;
     let region = Region::sized(N)?;
     let map = region.map(N)?;
-    map.write_pages(0..N);
-    region.unpin(10..30)?;
-    let mut purged = 0;
-    expect(
-        "purge",
-        watch(&region, || purged = region.purge_all().unwrap_or(0))?,
-        Step::NONE,
-    )?;
-    ensure!(purged == 20, "purged {purged}");
-    ensure!(region.info()?.resident == N as u64 - 20);
-    expect(
-        "refault",
-        watch(&region, || map.write_pages(0..N))?,
-        handled(20, 20),
-    )
+    for (row, write) in [(PURGED_WRITE, true), (PURGED_READ, false)] {
+        map.write_pages(0..N);
+        region.unpin(10..30)?;
+        let mut purged = 0;
+        let step = watch(&region, || purged = region.purge_all().unwrap_or(0))?;
+        expect("the purge itself", step, Step::NONE)?;
+        ensure!(purged == 20, "purged {purged}");
+        ensure!(region.info()?.resident == N as u64 - 20);
+        // The pages around are mapped still: only the gap faults.
+        let step = watch(&region, || {
+            if write {
+                map.write_pages(0..N);
+            } else {
+                map.read_pages(0..N);
+            }
+        })?;
+        row.check(step, &map, 10..30)?;
+        ensure!(region.pin(0..N)?);
+    }
+    Ok(())
 }
 
 fn dontneed_keeps_the_pages() -> anyhow::Result<()> {
@@ -242,18 +346,12 @@ fn dontneed_keeps_the_pages() -> anyhow::Result<()> {
     };
     expect("DONTNEED", watch(&region, drop_tables)?, Step::NONE)?;
     let mut sum = 0;
-    expect(
-        "read",
-        watch(&region, || sum = map.read_pages(0..N))?,
-        mapped_around(&map, 0..N)?,
-    )?;
+    let step = watch(&region, || sum = map.read_pages(0..N))?;
+    DONTNEED_READ.check(step, &map, 0..N)?;
     ensure!(sum == 7 * N);
     drop_tables();
-    expect(
-        "write",
-        watch(&region, || map.write_pages(0..N))?,
-        handled(N, 0),
-    )
+    let step = watch(&region, || map.write_pages(0..N))?;
+    DONTNEED_WRITE.check(step, &map, 0..N)
 }
 
 fn forked_child_allocates_nothing() -> anyhow::Result<()> {
@@ -263,11 +361,8 @@ fn forked_child_allocates_nothing() -> anyhow::Result<()> {
     // A shared mapping's page tables are not copied: the child faults anew.
     in_child(|| {
         settle_except(&map)?;
-        expect(
-            "child",
-            watch(&region, || map.write_pages(0..N))?,
-            handled(N, 0),
-        )
+        let step = watch(&region, || map.write_pages(0..N))?;
+        CHILD_WRITE.check(step, &map, 0..N)
     })
 }
 
@@ -282,34 +377,37 @@ fn settle_except(map: &Mapping) -> anyhow::Result<()> {
 }
 
 fn two_processes_share_what_either_allocated() -> anyhow::Result<()> {
-    let region = Region::sized(N)?;
-    in_child(|| {
+    let (here, there) = socketpair(
+        AddressFamily::Unix,
+        SockType::Stream,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )?;
+    let stranger = spawn(|| {
+        let region = Region::from_fd(receive_fd(&there)?);
         settle()?;
         let map = region.map(N)?;
-        expect(
-            "the first half, elsewhere",
-            watch(&region, || map.write_pages(0..N / 2))?,
-            handled(N / 2, N / 2),
-        )
+        let step = watch(&region, || map.write_pages(0..N / 2))?;
+        STRANGER_WRITE.check(step, &map, 0..N / 2)?;
+        let step = watch(&region, || map.write_pages(N / 2..N))?;
+        FIRST_WRITE.check(step, &map, N / 2..N)
     })?;
     settle()?;
+    let region = Region::sized(N)?;
     let map = region.map(N)?;
-    expect(
-        "all of it, here",
-        watch(&region, || map.write_pages(0..N))?,
-        handled(N, N - N / 2),
-    )
+    map.write_pages(0..N / 2);
+    send_fd(&here, region.as_fd())?;
+    stranger.join()?;
+    let step = watch(&region, || map.write_pages(N / 2..N))?;
+    STRANGER_WRITE.check(step, &map, N / 2..N)
 }
 
 fn private_write_to_a_hole_allocates_no_region_page() -> anyhow::Result<()> {
     settle()?;
     let region = Region::sized(N)?;
     let map = region.map_as(N * PAGE, RW, MapFlags::MAP_PRIVATE)?;
-    expect(
-        "private",
-        watch(&region, || map.write_pages(0..N))?,
-        handled(N, 0),
-    )?;
+    let step = watch(&region, || map.write_pages(0..N))?;
+    PRIVATE_HOLE.check(step, &map, 0..N)?;
     ensure!(region.info()?.resident == 0);
     let shared = region.map_as(N * PAGE, ProtFlags::PROT_READ, MapFlags::MAP_SHARED)?;
     ensure!(
@@ -326,11 +424,8 @@ fn private_write_to_a_page_copies_it() -> anyhow::Result<()> {
     let shared = region.map(N)?;
     shared.stamp(0..N, 9);
     let map = region.map_as(N * PAGE, RW, MapFlags::MAP_PRIVATE)?;
-    expect(
-        "private",
-        watch(&region, || map.write_pages(0..N))?,
-        handled(N, 0),
-    )?;
+    let step = watch(&region, || map.write_pages(0..N))?;
+    PRIVATE_COPY.check(step, &map, 0..N)?;
     ensure!(
         map.read(PAGE - 1) == 9,
         "the copy is not the region's content"
@@ -348,19 +443,17 @@ fn populate_faults_as_touching_does() -> anyhow::Result<()> {
             .map_as(N * PAGE, RW, MapFlags::MAP_SHARED | MapFlags::MAP_POPULATE)
             .ok();
     })?;
-    // One by one, as by touching; the kernel counts them for the process.
-    expect("populate", step, handled(N, N))?;
     let map = map.context("mmap")?;
-    expect(
-        "touch",
-        watch(&region, || map.write_pages(0..N))?,
-        Step::NONE,
-    )
+    // One by one, as by touching; the kernel counts them for the process.
+    FIRST_WRITE.check(step, &map, 0..N)?;
+    let step = watch(&region, || map.write_pages(0..N))?;
+    AGAIN.check(step, &map, 0..N)
 }
 
 fn sparse_touch_allocates_what_was_touched() -> anyhow::Result<()> {
     settle()?;
     let pages = 16 * 1024;
+    let touched = (pages / 64) as u64;
     let region = Region::sized(pages)?;
     let map = region.map(pages)?;
     let step = watch(&region, || {
@@ -368,5 +461,11 @@ fn sparse_touch_allocates_what_was_touched() -> anyhow::Result<()> {
             map.write(page * PAGE, 1);
         }
     })?;
-    expect("every 64th", step, handled(pages / 64, pages / 64))
+    let expected = Step {
+        faults: touched,
+        map_faults: 0,
+        allocated: touched,
+        minor: touched,
+    };
+    expect("every 64th", step, expected)
 }
