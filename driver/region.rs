@@ -33,6 +33,7 @@ use crate::{
             Block,
             Blocks,
             Pins,
+            Progress,
             Range,
             Ranges, //
         }, //
@@ -439,38 +440,48 @@ impl Region {
     /// Pins `pages`; tells whether one of them was purged since it was unpinned. May sleep; waits
     /// for purges of these pages that are under way.
     pub(crate) fn pin(&self, pages: PageRange) -> Result<bool> {
+        let mut rest = pages;
+        let mut was_purged = false;
         let mut spare = None;
 
         loop {
             let mut pins = self.pins.lock();
 
-            while pins.is_claimed(pages) {
-                self.unclaimed.wait(&mut pins);
+            match pins.pin(&mut rest, &mut was_purged, &mut spare) {
+                Progress::Done => return Ok(was_purged),
+                Progress::More => {}
+                Progress::Claimed => self.unclaimed.wait(&mut pins),
+                Progress::NeedSpare => {
+                    drop(pins);
+                    spare = Some(spare_range()?);
+                }
             }
-            if let Ok(was_purged) = pins.pin(pages, &mut spare) {
-                return Ok(was_purged);
-            }
-            drop(pins);
-            spare = Some(spare_range()?);
         }
     }
 
-    /// Lets `pages` be purged. May sleep. Changes nothing if it fails.
+    /// Lets `pages` be purged. May sleep. Changes nothing if it fails, unless others change the
+    /// same pages meanwhile.
     pub(crate) fn unpin(&self, pages: PageRange) -> Result {
         let age = self.shared.lru.now();
         let mut spares = KVVec::new();
 
-        loop {
-            let mut pins = self.pins.lock();
-            let need = pins.gaps(pages);
+        // All memory comes first, so that it is all or nothing.
+        let mut need = 0;
+        let mut rest = pages;
+        while !rest.is_empty() {
+            need += self.pins.lock().gaps(&mut rest);
+        }
+        for _ in 0..need {
+            spares.push(spare_range()?, GFP_KERNEL_ACCOUNT)?;
+        }
 
-            if need <= spares.len() {
-                pins.unpin(pages, age, || spares.pop());
-                return Ok(());
-            }
-            drop(pins);
-            while spares.len() < need {
-                spares.push(spare_range()?, GFP_KERNEL_ACCOUNT)?;
+        let mut rest = pages;
+        loop {
+            let progress = self.pins.lock().unpin(&mut rest, age, || spares.pop());
+            match progress {
+                Progress::Done => return Ok(()),
+                Progress::NeedSpare => spares.push(spare_range()?, GFP_KERNEL_ACCOUNT)?,
+                Progress::More | Progress::Claimed => {}
             }
         }
     }

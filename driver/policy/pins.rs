@@ -116,9 +116,23 @@ pub(crate) trait Blocks {
     fn insert(&mut self, spare: Self::Spare, number: usize);
 }
 
-/// The operation would split a range in two and was given no spare node. Nothing was changed.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct NeedSpare;
+/// How many ranges one call works on. Then it returns, so that its caller can let go of the lock: a
+/// region may have millions of them.
+const BATCH: usize = 256;
+
+/// Why a call returned; it is to be called again with the same arguments, which hold what is left
+/// to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// Nothing is left.
+    Done,
+    /// It has worked on enough for once.
+    More,
+    /// The next range is being purged: after its claims were given back.
+    Claimed,
+    /// With a spare node.
+    NeedSpare,
+}
 
 /// What [`Pins::state`] tells of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,19 +185,6 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
         pages.is_empty() || self.overlapping(pages).is_none()
     }
 
-    /// Whether somebody is purging a range that overlaps `pages`.
-    pub(crate) fn is_claimed(&self, pages: PageRange) -> bool {
-        let mut rest = pages;
-
-        while let Some(range) = self.overlapping(rest) {
-            if range.claims != 0 {
-                return true;
-            }
-            rest = rest.clamp(range.last + 1, usize::MAX);
-        }
-        false
-    }
-
     /// The state of one page.
     #[cfg_attr(
         not(test),
@@ -197,30 +198,34 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
         }
     }
 
-    /// How many spare nodes [`Self::unpin`] of the same pages needs.
-    pub(crate) fn gaps(&self, pages: PageRange) -> usize {
-        let mut gaps = 0;
-        self.for_each_gap(pages, |_| gaps += 1);
-        gaps
+    /// How many spare nodes [`Self::unpin`] of the same pages needs; to be added up until `rest`
+    /// is empty.
+    pub(crate) fn gaps(&self, rest: &mut PageRange) -> usize {
+        for gaps in 0..BATCH {
+            if self.next_gap(rest).is_none() {
+                return gaps;
+            }
+        }
+        BATCH
     }
 
-    /// Unpins what is pinned of `pages`; what is not keeps its state and its age.
+    /// Unpins what is pinned of `rest`; what is not keeps its state and its age.
     ///
-    /// `spares` must give as many as [`Self::gaps`] says.
+    /// `spares` gives a node for each gap.
     pub(crate) fn unpin(
         &mut self,
-        pages: PageRange,
+        rest: &mut PageRange,
         age: u64,
         mut spares: impl FnMut() -> Option<R::Spare>,
-    ) {
-        let mut from = pages.start();
-
-        while let Some((gap, next)) = self.gap(pages, from) {
-            from = next;
+    ) -> Progress {
+        for _ in 0..BATCH {
+            let before = *rest;
+            let Some(gap) = self.next_gap(rest) else {
+                return Progress::Done;
+            };
             let Some(spare) = spares() else {
-                // The caller counted the gaps under the lock that it still holds.
-                debug_assert!(false);
-                return;
+                *rest = before;
+                return Progress::NeedSpare;
             };
             let live = self.count(Base::Live, gap).live;
 
@@ -239,9 +244,10 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
             );
             self.unpinned += gap.len();
         }
+        Progress::More
     }
 
-    /// Pins `pages`; tells whether one of them had been purged.
+    /// Pins `rest`, and sets `was_purged` if one of the pages had been purged.
     ///
     /// ```text
     ///   1. range inside pages        [=====]     removed
@@ -249,26 +255,25 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
     ///   3. range ends behind         [=====[==]  keeps its tail
     ///   4. pages inside range     [==]=====[==]  split in two: takes the spare node
     /// ```
-    ///
-    /// None of the ranges may be claimed.
     pub(crate) fn pin(
         &mut self,
-        pages: PageRange,
+        rest: &mut PageRange,
+        was_purged: &mut bool,
         spare: &mut Option<R::Spare>,
-    ) -> Result<bool, NeedSpare> {
-        let mut was_purged = false;
-        let mut rest = pages;
-
-        while let Some(old) = self.overlapping(rest) {
-            debug_assert!(old.claims == 0);
-            let cut = pages.clamp(old.start, old.last + 1);
+    ) -> Progress {
+        for _ in 0..BATCH {
+            let Some(old) = self.overlapping(*rest) else {
+                *rest = rest.clamp(rest.end(), rest.end());
+                return Progress::Done;
+            };
+            if old.claims != 0 {
+                return Progress::Claimed;
+            }
+            let cut = rest.clamp(old.start, old.last + 1);
             let head = old.start < cut.start();
             let tail = old.last >= cut.end();
-
-            // Only the sole overlapping range can reach out on both sides, so that nothing was
-            // changed yet when this fails.
             if head && tail && spare.is_none() {
-                return Err(NeedSpare);
+                return Progress::NeedSpare;
             }
 
             let taken = if head || tail {
@@ -283,7 +288,7 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
                 Base::Live => old.purged != 0,
                 Base::Purged => old.purged != old.len(),
             };
-            was_purged |= taken.purged != 0;
+            *was_purged |= taken.purged != 0;
 
             // INVARIANT: the pages that stay keep base and marks, and `live` and `purged` lose what
             // was counted over those that go; these lose their marks below.
@@ -327,9 +332,9 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
                 self.for_each_word(cut, |_, marked, mask| *marked &= !mask);
             }
             self.unpinned -= cut.len();
-            rest = rest.clamp(cut.end(), usize::MAX);
+            *rest = rest.clamp(cut.end(), usize::MAX);
         }
-        Ok(was_purged)
+        Progress::More
     }
 
     /// Whether there is a block for `page`, without which it cannot become resident.
@@ -546,29 +551,20 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
         marked == (range.base == Base::Live)
     }
 
-    /// The first pinned run of `pages` at or behind `from`, and where to look for the next one.
-    fn gap(&self, pages: PageRange, mut from: usize) -> Option<(PageRange, usize)> {
-        while from < pages.end() {
-            let (start, next) = match self.ranges.at_or_after(from) {
-                Some(range) if range.start < pages.end() => (range.start, range.last + 1),
-                _ => (pages.end(), pages.end()),
+    /// The first pinned run of `rest`, which it and what lies before it is taken from.
+    fn next_gap(&self, rest: &mut PageRange) -> Option<PageRange> {
+        while !rest.is_empty() {
+            let (start, next) = match self.overlapping(*rest) {
+                Some(range) => (range.start, range.last + 1),
+                None => (rest.end(), rest.end()),
             };
-            let gap = pages.clamp(from, start);
+            let gap = rest.clamp(0, start);
+            *rest = rest.clamp(next, usize::MAX);
             if !gap.is_empty() {
-                return Some((gap, next));
+                return Some(gap);
             }
-            from = next;
         }
         None
-    }
-
-    fn for_each_gap(&self, pages: PageRange, mut f: impl FnMut(PageRange)) {
-        let mut from = pages.start();
-
-        while let Some((gap, next)) = self.gap(pages, from) {
-            from = next;
-            f(gap);
-        }
     }
 
     /// Counts over the part `pages` of `range`, without a look where nothing can be found.

@@ -20,8 +20,8 @@ use policy::pins::BLOCK_PAGES;
 use policy::pins::Base;
 use policy::pins::Block;
 use policy::pins::Blocks;
-use policy::pins::NeedSpare;
 use policy::pins::Pins;
+use policy::pins::Progress;
 use policy::pins::Range;
 use policy::pins::Ranges;
 use policy::pins::State;
@@ -120,6 +120,57 @@ struct Bench {
     clock: u64,
 }
 
+type HostPins = Pins<RangeMap, BlockMap>;
+
+/// Unpins with at most this many spares, in as many steps as it takes.
+fn unpin(pins: &mut HostPins, range: PageRange, age: u64, spares: &mut usize) {
+    let mut rest = range;
+    loop {
+        let step = pins.unpin(&mut rest, age, || {
+            *spares = spares.checked_sub(1)?;
+            Some(())
+        });
+        match step {
+            Progress::Done => return,
+            Progress::More => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Pins, in as many steps as it takes, with a spare only when one is asked for;
+/// tells whether something was purged.
+fn pin(pins: &mut HostPins, range: PageRange) -> bool {
+    let (mut rest, mut was_purged, mut spare) = (range, false, None);
+    loop {
+        let before = format!("{:?}", pins.ranges_mut().0);
+        match pins.pin(&mut rest, &mut was_purged, &mut spare) {
+            Progress::Done => break,
+            Progress::More => {}
+            Progress::NeedSpare => {
+                assert_eq!(before, format!("{:?}", pins.ranges_mut().0));
+                assert!(spare.replace(()).is_none(), "asked for another spare");
+            }
+            Progress::Claimed => panic!("nobody claims"),
+        }
+    }
+    assert!(spare.is_none(), "asked for a spare and did not take it");
+    assert!(rest.is_empty());
+    was_purged
+}
+
+/// Whether PIN of this page would have to wait.
+fn is_claimed(pins: &mut HostPins, page: usize) -> bool {
+    let found = pins.ranges_mut().at_or_after(page);
+    let claimed = found.is_some_and(|range| range.start <= page && range.claims != 0);
+    if claimed {
+        let mut rest = pages(page, page + 1);
+        let step = pins.pin(&mut rest, &mut false, &mut Some(()));
+        assert_eq!((step, rest.len()), (Progress::Claimed, 1));
+    }
+    claimed
+}
+
 fn pages(start: usize, end: usize) -> PageRange {
     PageRange::whole(PAGES).clamp(start, end)
 }
@@ -155,12 +206,13 @@ impl Bench {
         match *op {
             Op::Unpin(start, end) => {
                 let range = pages(start, end);
-                let mut spares = self.pins.gaps(range);
+                let mut spares = 0;
+                let mut rest = range;
+                while !rest.is_empty() {
+                    spares += self.pins.gaps(&mut rest);
+                }
                 self.clock += 1;
-                self.pins.unpin(range, self.clock, || {
-                    spares = spares.checked_sub(1)?;
-                    Some(())
-                });
+                unpin(&mut self.pins, range, self.clock, &mut spares);
                 assert_eq!(spares, 0, "gaps() said more than unpin() took");
                 for page in &mut self.model[range.start()..range.end()] {
                     if page.state == State::Pinned {
@@ -171,18 +223,7 @@ impl Bench {
             }
             Op::Pin(start, end) => {
                 let range = pages(start, end);
-                let before = format!("{:?}", self.pins.ranges_mut().0);
-                let mut spare = None;
-                let found = match self.pins.pin(range, &mut spare) {
-                    Ok(found) => found,
-                    Err(NeedSpare) => {
-                        assert_eq!(before, format!("{:?}", self.pins.ranges_mut().0));
-                        spare = Some(());
-                        let found = self.pins.pin(range, &mut spare).expect("with a spare");
-                        assert!(spare.is_none(), "asked for a spare and did not take it");
-                        found
-                    }
-                };
+                let found = pin(&mut self.pins, range);
                 let touched = &mut self.model[range.start()..range.end()];
                 let purged = touched.iter().any(|page| page.state == State::Purged);
                 assert_eq!(found, purged, "was purged");
@@ -236,7 +277,7 @@ impl Bench {
                 break;
             }
             let claimed = self.pins.claim(range.last, range.age).expect("claim");
-            assert!(self.pins.is_claimed(pages(range.start, range.start + 1)));
+            assert!(is_claimed(&mut self.pins, range.start));
             let mut from = claimed.start;
             while done < want {
                 let Some(page) = self.pins.next_live(range.last, from) else {
@@ -268,7 +309,6 @@ impl Bench {
                 purged += self.pins.purge_holes(range.last);
             }
             self.pins.release(range.last);
-            assert!(!self.pins.is_claimed(pages(range.start, range.last + 1)));
         }
         purged
     }
@@ -353,8 +393,7 @@ fn claims_of_two_are_independent() {
     pins.add_block(3, ());
     pins.inserted(3);
     pins.inserted(4);
-    let mut spare = Some(());
-    pins.unpin(pages(0, 10), 1, || spare.take());
+    unpin(&mut pins, pages(0, 10), 1, &mut 1);
     assert!(pins.claim(9, 1).is_some() && pins.claim(9, 1).is_some());
     assert!(pins.claim(9, 2).is_none(), "another age");
     assert!(pins.claim(8, 1).is_none(), "another range");
@@ -364,13 +403,36 @@ fn claims_of_two_are_independent() {
     pins.inserted(3);
     assert!(!pins.purge(9, 3), "what was written to a purged page");
     pins.release(9);
-    assert!(pins.is_claimed(pages(0, 1)), "one of them is still at it");
+    assert!(is_claimed(&mut pins, 0), "one of them is still at it");
     assert_eq!(pins.purge_holes(9), 8);
     assert_eq!(pins.next_live(9, 0), Some(4));
     assert!(pins.purge(9, 4));
     pins.release(9);
-    assert!(!pins.is_claimed(pages(0, 10)));
-    assert_eq!(pins.pin(pages(0, 10), &mut None), Ok(true));
+    assert!(!is_claimed(&mut pins, 0));
+    assert!(pin(&mut pins, pages(0, 10)));
+}
+
+#[test]
+fn thousands_of_ranges_take_several_steps() {
+    let mut pins = Pins::new(RangeMap::default(), BlockMap::default());
+    for page in (0..PAGES).step_by(2) {
+        unpin(&mut pins, pages(page, page + 1), page as u64, &mut 1);
+    }
+    let mut rest = pages(0, PAGES);
+    assert_eq!(pins.gaps(&mut rest), 256);
+    assert_eq!(
+        rest.start(),
+        512 + 1,
+        "behind the range behind the 256th gap"
+    );
+    let mut rest = pages(0, PAGES);
+    let step = pins.pin(&mut rest, &mut false, &mut None);
+    assert_eq!((step, rest.start()), (Progress::More, 511));
+    assert!(pins.is_pinned(pages(0, 511)) && !pins.is_pinned(pages(0, 513)));
+    unpin(&mut pins, pages(0, PAGES), 9999, &mut PAGES.clone());
+    assert_eq!(pins.unpinned(), PAGES);
+    assert!(!pin(&mut pins, pages(0, PAGES)));
+    assert_eq!(pins.unpinned(), 0);
 }
 
 #[test]
@@ -378,8 +440,7 @@ fn bases_differ_in_what_a_mark_means() {
     let mut pins = Pins::new(RangeMap::default(), BlockMap::default());
     pins.add_block(0, ());
     pins.inserted(2);
-    let mut spare = Some(());
-    pins.unpin(pages(0, 4), 1, || spare.take());
+    unpin(&mut pins, pages(0, 4), 1, &mut 1);
     pins.claim(3, 1);
     assert_eq!(pins.purge_holes(3), 3);
     pins.release(3);
