@@ -22,13 +22,16 @@ use kernel::{
     }, //
 };
 
-/// Order of the ranges: by age; the last page tells apart what was unpinned by one call.
+/// Order of the ranges: by age; the first page tells apart what was unpinned by one call.
+///
+/// When PIN takes a part of a range, what is left of it is listed where it was or further on: a
+/// walk that goes on behind a key misses nothing.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Key {
     /// When the range was unpinned, see [`Lru::now`].
     pub(crate) age: u64,
-    /// Its last page.
-    pub(crate) last: usize,
+    /// Its first page.
+    pub(crate) start: usize,
 }
 
 /// Which of the trees a range belongs to.
@@ -116,15 +119,30 @@ impl<H: Clone + Unpin> Lru<H> {
         node.map(|node| node.into_reservation())
     }
 
-    /// The oldest range of `list`, or the oldest behind `after`.
-    pub(crate) fn next(&self, list: List, after: Option<Key>) -> Option<(Key, H)> {
-        let from = after.map_or(Key { age: 0, last: 0 }, |key| Key {
-            age: key.age,
-            last: key.last + 1,
-        });
-        let mut trees = self.trees.lock();
-        let cursor = trees.tree(list).cursor_lower_bound(&from)?;
-        let (key, handle) = cursor.current();
-        Some((*key, handle.clone()))
+    /// The oldest live range behind `after`.
+    pub(crate) fn next_live(&self, after: Option<Key>) -> Option<(Key, H)> {
+        first_behind(&self.trees.lock().live, after)
     }
+
+    /// The oldest range of all behind `after`.
+    pub(crate) fn next(&self, after: Option<Key>) -> Option<(Key, H)> {
+        let trees = self.trees.lock();
+        let live = first_behind(&trees.live, after);
+        let idle = first_behind(&trees.idle, after);
+
+        match (live, idle) {
+            (Some(live), Some(idle)) => Some(if live.0 < idle.0 { live } else { idle }),
+            (live, idle) => live.or(idle),
+        }
+    }
+}
+
+fn first_behind<H: Clone>(tree: &RBTree<Key, H>, after: Option<Key>) -> Option<(Key, H)> {
+    let from = after.map_or(Key { age: 0, start: 0 }, |key| Key {
+        age: key.age,
+        start: key.start + 1,
+    });
+    let cursor = tree.cursor_lower_bound(&from)?;
+    let (key, handle) = cursor.current();
+    Some((*key, handle.clone()))
 }

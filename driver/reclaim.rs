@@ -20,7 +20,6 @@ use crate::{
         account_reclaimed_pages,
         shrinker::Shrinker, //
     },
-    lru::List,
     region::{
         Claim,
         RegionLru,
@@ -30,6 +29,8 @@ use crate::{
 
 /// Pages that are freed at once when the module's limit is reached.
 const ROOM: usize = 32;
+/// Pages that PURGE_ALL_CACHES frees before it lets others at the range.
+const SLICE: usize = 512;
 /// Pages that are freed before the OOM killer strikes. It asks again as long as there are some.
 const OOM_ROOM: usize = 256;
 
@@ -55,7 +56,7 @@ fn purge_oldest(lru: &RegionLru, want: usize) -> usize {
     let mut after = None;
 
     while freed < want {
-        let Some((key, file)) = lru.next(List::Live, after) else {
+        let Some((key, file)) = lru.next_live(after) else {
             break;
         };
         after = Some(key);
@@ -79,17 +80,21 @@ pub(crate) fn purge_all(shared: &Shared) -> usize {
     let lru = &shared.lru;
     let now = lru.now();
     let mut purged = 0;
+    let mut after = None;
 
-    for list in [List::Live, List::Idle] {
-        let mut after = None;
+    while let Some((key, file)) = lru.next(after) {
+        if key.age >= now {
+            break;
+        }
+        after = Some(key);
+        // In slices, so that a PIN does not have to wait for all of a large range.
+        while let Some(claim) = Claim::new(file.clone(), key) {
+            let pages = claim.purge(SLICE, true);
 
-        while let Some((key, file)) = lru.next(list, after) {
-            if key.age >= now {
+            purged += pages;
+            if pages < SLICE {
+                purged += claim.purge_holes();
                 break;
-            }
-            after = Some(key);
-            if let Some(claim) = Claim::new(file, key) {
-                purged += claim.purge(usize::MAX, true) + claim.purge_holes();
             }
         }
     }

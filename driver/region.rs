@@ -15,6 +15,7 @@ use crate::{
             Mapping, //
         },
         pseudo_file::{
+            Mount,
             PseudoFile,
             PseudoFileOperations,
             Reservation, //
@@ -40,6 +41,7 @@ use crate::{
     },
     uapi, //
 };
+use core::ops::ControlFlow;
 use kernel::{
     alloc::flags::GFP_KERNEL_ACCOUNT,
     iov::IovIterDest,
@@ -184,6 +186,8 @@ type RegionPins = Pins<AgedRanges, BlockTree>;
 #[pin_data]
 pub(crate) struct Region {
     shared: Arc<Shared>,
+    /// Where its file will be; taken when no lock is held.
+    mount: Mount,
     /// Taken under `mmap_lock`; no access to user memory under it.
     #[pin]
     config: Mutex<Config>,
@@ -225,10 +229,12 @@ impl Region {
     /// A fresh region.
     pub(crate) fn new(shared: Arc<Shared>) -> Result<Arc<Self>> {
         let lru = shared.lru.clone();
+        let mount = Mount::pin()?;
 
         Arc::pin_init(
             pin_init!(Self {
                 shared,
+                mount,
                 config <- new_mutex!(
                     Config {
                         name: Name::none(),
@@ -384,9 +390,8 @@ impl Region {
             file.map(vma);
             return Ok(());
         }
-        let bytes = i64::try_from(size).map_err(|_| EINVAL)?;
-        let reservation = Reservation::new(bytes, vma.flags() & flags::NORESERVE != 0)?;
-        let file = Self::new_file(&config.name, bytes, self.into())?;
+        let reservation = Reservation::new(size, vma.flags() & flags::NORESERVE != 0)?;
+        let file = Self::new_file(&config.name, size, self.into())?;
 
         file.map(vma);
         // In place of nothing: no file is dropped under the spinlock.
@@ -396,21 +401,19 @@ impl Region {
         Ok(())
     }
 
-    fn new_file(name: &Name, size: i64, region: Arc<Self>) -> Result<RegionFile> {
+    fn new_file(name: &Name, size: usize, region: Arc<Self>) -> Result<RegionFile> {
         const PREFIX: &[u8] = b"dev/ashmem/";
         let mut path = [0; PREFIX.len() + uapi::NAME_LEN];
+        let mount = &region.mount;
 
         let Some(name) = name.get() else {
-            return RegionFile::new(uapi::NAME_DEF, size, region);
+            return RegionFile::new(mount, uapi::NAME_DEF, size, region.clone());
         };
         let name = name.to_bytes_with_nul();
         path[..PREFIX.len()].copy_from_slice(PREFIX);
         path[PREFIX.len()..][..name.len()].copy_from_slice(name);
-        RegionFile::new(
-            CStr::from_bytes_until_nul(&path).map_err(|_| EINVAL)?,
-            size,
-            region,
-        )
+        let path = CStr::from_bytes_until_nul(&path).map_err(|_| EINVAL)?;
+        RegionFile::new(mount, path, size, region.clone())
     }
 
     /// The last descriptor was closed: nobody can pin any more, so everything is pinned.
@@ -545,7 +548,7 @@ impl Region {
         }
         let from = offset as usize >> PAGE_SHIFT;
         let end = (size as usize).div_ceil(PAGE_SIZE);
-        let pins = self.pins.lock();
+        let mut pins = self.pins.lock();
         let page = if data {
             pins.next_resident(from, end).ok_or(ENXIO)?
         } else {
@@ -572,12 +575,7 @@ impl Region {
         // Where the size of folios is decided: one page each, as yet.
         let order = 0;
 
-        if !self.pins.lock().has_block(index) {
-            let spare = RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT)
-                .map_err(|_| PopulateError::NoMemory)?;
-            self.pins.lock().add_block(index, spare);
-        }
-
+        let arrival = Arrival::new(self, index)?;
         let room = Room::new(1 << order, self.shared.max_pages)?;
         let folio = mapping
             .alloc_folio(order)
@@ -588,7 +586,7 @@ impl Region {
         })?;
 
         // Under the folio lock, as every change of residency.
-        self.pins.lock().inserted(index);
+        arrival.arrived();
         room.keep();
         self.counters.allocated.add(1 << order);
         Ok(folio)
@@ -615,6 +613,38 @@ impl PseudoFileOperations for Region {
 
     fn freed(pages: usize) {
         POPULATED.fetch_sub(pages, Relaxed);
+    }
+}
+
+/// A page that is about to become resident, for which there is a block.
+struct Arrival<'a> {
+    region: &'a Region,
+    index: usize,
+}
+
+impl<'a> Arrival<'a> {
+    fn new(region: &'a Region, index: usize) -> Result<Self, PopulateError> {
+        let mut spare = None;
+
+        while !region.pins.lock().arriving(index, &mut spare) {
+            spare = Some(
+                RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT)
+                    .map_err(|_| PopulateError::NoMemory)?,
+            );
+        }
+        Ok(Self { region, index })
+    }
+
+    /// It is there. To be called with its folio locked.
+    fn arrived(self) {
+        self.region.pins.lock().inserted(self.index);
+        core::mem::forget(self);
+    }
+}
+
+impl Drop for Arrival<'_> {
+    fn drop(&mut self) {
+        self.region.pins.lock().cancelled(self.index);
     }
 }
 
@@ -652,7 +682,7 @@ pub(crate) struct Claim {
 impl Claim {
     /// Claims the range that was listed with this key; `None` if it was pinned meanwhile.
     pub(crate) fn new(file: RegionFile, key: Key) -> Option<Self> {
-        let range = file.pins.lock().claim(key.last, key.age)?;
+        let range = file.pins.lock().claim(key.start, key.age)?;
         Some(Self { file, range })
     }
 
@@ -696,7 +726,8 @@ impl Claim {
         freed
     }
 
-    /// Purges the pages without memory; gives how many of them were not purged already.
+    /// Purges the pages without memory; gives how many of them were not purged already. What has
+    /// memory still is being held by a device.
     pub(crate) fn purge_holes(&self) -> usize {
         self.file.pins.lock().purge_holes(self.range.last)
     }
@@ -742,7 +773,7 @@ pub(crate) struct AgedRanges {
 fn listing(range: &Range) -> Option<(List, Key)> {
     let key = Key {
         age: range.age,
-        last: range.last,
+        start: range.start,
     };
     match range {
         Range { live: 1.., .. } => Some((List::Live, key)),
@@ -835,12 +866,37 @@ impl Blocks for BlockTree {
         self.0.get_mut(&number)
     }
 
-    fn at_or_after(&self, number: usize) -> Option<usize> {
-        let cursor = self.0.cursor_lower_bound(&number)?;
-        Some(*cursor.current().0)
-    }
-
     fn insert(&mut self, spare: Self::Spare, number: usize) {
         self.0.insert(spare.into_node(number, Block::default()));
+    }
+
+    fn remove(&mut self, number: usize) {
+        self.0.remove(&number);
+    }
+
+    fn walk<T>(
+        &mut self,
+        number: usize,
+        mut f: impl FnMut(usize, &mut Block) -> ControlFlow<T>,
+    ) -> Option<T> {
+        let mut cursor = self.0.cursor_lower_bound_mut(&number);
+
+        while let Some(mut at) = cursor {
+            let (number, block) = at.current_mut();
+            let number = *number;
+            let flow = f(number, block);
+
+            cursor = if block.is_empty() {
+                // Gives the one before it if there is none behind it.
+                let (neighbour, _) = at.remove_current();
+                neighbour.filter(|next| *next.current().0 > number)
+            } else {
+                at.move_next()
+            };
+            if let ControlFlow::Break(answer) = flow {
+                return Some(answer);
+            }
+        }
+        None
     }
 }

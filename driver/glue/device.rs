@@ -13,7 +13,8 @@ use kernel::{
     error::to_result,
     fs::{
         File,
-        Kiocb, //
+        Kiocb,
+        LocalFile, //
     },
     iov::IovIterDest,
     miscdevice::{
@@ -66,7 +67,7 @@ pub(crate) trait Device: Sized + Send + Sync + 'static {
 
 /// A call of lseek(2).
 pub(crate) struct Seek<'a> {
-    file: &'a File,
+    file: &'a LocalFile,
     /// The offset as it was passed.
     pub(crate) offset: i64,
     whence: c_int,
@@ -94,7 +95,8 @@ impl Seek<'_> {
 
     /// Sets the file's position to `pos`, at least 0 and at most `size`.
     pub(crate) fn set(self, pos: i64, size: i64) -> Result<i64> {
-        // SAFETY: The file is open, and the VFS holds the lock of its position if it is shared.
+        // SAFETY: The file is open. The VFS takes no lock for the position of a device's file: two
+        // threads that seek at once get one of the two positions, as with every device.
         Self::checked(unsafe { bindings::vfs_setpos(self.file.as_ptr(), pos, size) })
     }
 
@@ -194,8 +196,9 @@ impl<T: Device> Adapter<T> {
         // SAFETY: `open` stored an `Arc<T>` there, which stays until `release`.
         let this =
             unsafe { <Arc<T> as kernel::types::ForeignOwnable>::borrow((*file).private_data) };
-        // SAFETY: The file is open for the duration of this call.
-        let file = unsafe { File::from_raw_file(file) };
+        // SAFETY: The file is open for the duration of this call, and this is the thread that may
+        // have called `fdget_pos`.
+        let file = unsafe { LocalFile::from_raw_file(file) };
 
         match this.seek(Seek {
             file,
@@ -254,14 +257,14 @@ impl<T: Device> MiscDevice for Adapter<T> {
     }
 }
 
-/// Writes text that a program chose, with newlines as `\012`, as `/proc/PID/maps` does: nobody
-/// shall forge lines. May not sleep.
+/// Writes text that a program chose, with newlines and backslashes in octal: nobody shall forge
+/// lines. May not sleep.
 pub(crate) fn seq_escape(m: &SeqFile, text: &CStr) {
     let m = core::ptr::from_ref(m)
         .cast_mut()
         .cast::<bindings::seq_file>();
     // SAFETY: A `SeqFile` is a `seq_file` that is being written by us; both strings are C strings.
     unsafe {
-        super::bindings::ashmem_seq_escape(m, text.as_char_ptr(), c"\n".as_char_ptr());
+        super::bindings::ashmem_seq_escape(m, text.as_char_ptr(), c"\n\\".as_char_ptr());
     }
 }

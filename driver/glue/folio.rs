@@ -244,9 +244,10 @@ impl Mapping {
         Ok(NewFolio(folio))
     }
 
-    /// Charges `folio` to the current memory cgroup and inserts it at `index`, which must be a
-    /// multiple of its size. Gives it back locked. May sleep and reclaim.
+    /// Charges `folio` to the current memory cgroup and inserts it where it lies on a multiple of
+    /// its size and holds page `index`. Gives it back locked. May sleep and reclaim.
     pub(crate) fn add(&self, folio: NewFolio, index: usize) -> Result<LockedFolio, AddError> {
+        let index = index & !(folio.0.nr_pages() - 1);
         // SAFETY: By its invariants, the folio is new; the mapping is valid.
         let ret =
             unsafe { inline::ashmem_filemap_add_folio(self.as_ptr(), folio.0.as_ptr(), index) };

@@ -118,9 +118,9 @@ pub(super) unsafe fn mapping<'a>(file: *mut bindings::file) -> &'a Mapping {
 
 impl<T: PseudoFileOperations> PseudoFile<T> {
     /// Makes a file of `size` bytes with an empty page cache. `/proc/PID/maps` will show it as
-    /// `/name (deleted)`. May sleep.
-    pub(crate) fn new(name: &CStr, size: i64, object: Arc<T>) -> Result<Self> {
-        let mount = Mount::pin()?;
+    /// `/name (deleted)`. May sleep. `EINVAL` if no file can be that large.
+    pub(crate) fn new(mount: &Mount, name: &CStr, size: usize, object: Arc<T>) -> Result<Self> {
+        let size = i64::try_from(size).map_err(|_| EINVAL)?;
 
         // SAFETY: The mount, and with it the superblock, is pinned.
         let inode = from_err_ptr(unsafe { bindings::alloc_anon_inode((*mount.as_ptr()).mnt_sb) })?;
@@ -130,6 +130,7 @@ impl<T: PseudoFileOperations> PseudoFile<T> {
         // ask for; without links it is freed with its last reference.
         unsafe {
             (*inode).i_mode |= bindings::S_IFREG as bindings::umode_t;
+            (*inode).i_op = &INODE_OPERATIONS;
             (*inode).i_size = size;
             bindings::clear_nlink(inode);
             inline::ashmem_mapping_init((*inode).i_mapping, &Self::A_OPS);
@@ -160,8 +161,6 @@ impl<T: PseudoFileOperations> PseudoFile<T> {
             }
         })?;
 
-        // From here on it is `release` that undoes the rest.
-        mount.forget();
         // SAFETY: Nobody else knows the file yet.
         unsafe { (*file).private_data = Arc::into_raw(object).cast_mut().cast() };
         // SAFETY: `alloc_file_pseudo` gave us its only reference, and there was never a
@@ -240,8 +239,6 @@ impl<T: PseudoFileOperations> PseudoFile<T> {
     unsafe extern "C" fn release(_: *mut bindings::inode, file: *mut bindings::file) -> c_int {
         // SAFETY: This is the value that `new` stored, and nobody uses the file any more.
         drop(unsafe { Arc::<T>::from_raw((*file).private_data.cast()) });
-        // INVARIANT: This is the pin that `new` left behind.
-        drop(Mount(()));
         0
     }
 
@@ -288,7 +285,8 @@ impl Reservation {
     /// Charges `size` bytes, nothing if `noreserve`. May sleep.
     ///
     /// `ENOMEM` if the limit does not admit it, `EINVAL` if no file can be that large.
-    pub(crate) fn new(size: i64, noreserve: bool) -> Result<Self> {
+    pub(crate) fn new(size: usize, noreserve: bool) -> Result<Self> {
+        let size = i64::try_from(size).map_err(|_| EINVAL)?;
         // SAFETY: It takes any size.
         let file = unsafe { inline::ashmem_shmem_file_setup(size, noreserve) };
         let file = from_err_ptr(file)?;
@@ -312,6 +310,24 @@ static FS_TYPE: Shared<bindings::file_system_type> =
         kill_sb: Some(bindings::kill_anon_super),
         ..pin_init::zeroed()
     }));
+/// The inodes can be reached by `/proc/PID/map_files`, if not opened: truncate(2), chmod(2) and
+/// their like do not need to. Nobody changes them.
+static INODE_OPERATIONS: bindings::inode_operations = bindings::inode_operations {
+    setattr: Some(setattr),
+    ..pin_init::zeroed()
+};
+
+/// # Safety
+///
+/// None; for the VFS.
+unsafe extern "C" fn setattr(
+    _: *mut bindings::mnt_idmap,
+    _: *mut bindings::dentry,
+    _: *mut bindings::iattr,
+) -> c_int {
+    EPERM.to_errno()
+}
+
 static MOUNT: Shared<*mut bindings::vfsmount> = Shared(UnsafeCell::new(null_mut()));
 static PINS: Shared<c_int> = Shared(UnsafeCell::new(0));
 
@@ -327,15 +343,19 @@ unsafe extern "C" fn init_fs_context(fc: *mut bindings::fs_context) -> c_int {
 }
 
 /// One pin on the internal mount. There is a mount, and the module is in use by it, while there is
-/// a pin; it comes with the first and goes with the last.
+/// a pin or a file; it comes with the first pin.
 ///
 /// # Invariants
 ///
 /// It stands for one successful `simple_pin_fs` that was not undone.
-struct Mount(());
+pub(crate) struct Mount(());
 
 impl Mount {
-    fn pin() -> Result<Self> {
+    /// Pins the mount, makes it if there is none. May sleep.
+    ///
+    /// Not under `mmap_lock`: a superblock has shrinkers, which may have folders in debugfs, whose
+    /// locks are held while user memory is written.
+    pub(crate) fn pin() -> Result<Self> {
         // SAFETY: The three statics belong to this function and `drop` only.
         to_result(unsafe {
             bindings::simple_pin_fs(FS_TYPE.0.get(), MOUNT.0.get(), PINS.0.get())
@@ -347,11 +367,6 @@ impl Mount {
     fn as_ptr(&self) -> *mut bindings::vfsmount {
         // SAFETY: By the type invariants, there is a pin: the pointer is set and does not change.
         unsafe { *MOUNT.0.get() }
-    }
-
-    /// Leaves the pin to the file that was made.
-    fn forget(self) {
-        core::mem::forget(self);
     }
 }
 

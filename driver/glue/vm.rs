@@ -127,8 +127,12 @@ impl<T: PseudoFileOperations> Vm<T> {
                 folio.into_page(fault.index()),
                 bindings::vm_fault_reason_VM_FAULT_LOCKED,
             ),
-            // SAFETY: There is always a zero page.
-            Outcome::Zeros => (unsafe { inline::ashmem_get_zero_page() }, 0),
+            // SAFETY: There is always a zero page. It is only copied from.
+            Outcome::Zeros if fault.is_private_write() => {
+                (unsafe { inline::ashmem_get_zero_page() }, 0)
+            }
+            // Mapped, it would be everybody's.
+            Outcome::Zeros => return bindings::vm_fault_reason_VM_FAULT_SIGBUS,
             Outcome::Poisoned => return bindings::vm_fault_reason_VM_FAULT_HWPOISON,
             Outcome::Sigbus => return bindings::vm_fault_reason_VM_FAULT_SIGBUS,
             Outcome::OutOfMemory => return bindings::vm_fault_reason_VM_FAULT_OOM,

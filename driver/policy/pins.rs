@@ -21,11 +21,15 @@
 //! written to a purged page before it is pinned again is not live; it stays until it is pinned and
 //! unpinned anew.
 //!
+//! Counts are subtracted with saturation: should they ever drift, an overflow check would be an oops
+//! with the region's lock held. The tests compare them with a recount after every operation.
+//!
 //! The containers are the caller's ([`Ranges`], [`Blocks`]): the driver's are the kernel's
 //! red-black trees, the host tests' are `BTreeMap`s. Nothing here allocates: what may need a new
 //! node takes a spare one.
 
 use super::page_range::PageRange;
+use core::ops::ControlFlow;
 
 /// Pages that one [`Block`] describes: 2 MiB of 4 KiB pages.
 pub(crate) const BLOCK_PAGES: usize = 512;
@@ -71,6 +75,24 @@ impl Range {
 pub(crate) struct Block {
     resident: [u64; WORDS],
     marked: [u64; WORDS],
+    /// Pages that are about to become resident: for them it is kept.
+    arriving: usize,
+}
+
+impl Block {
+    /// The live pages of a word, if all of them are in a range of this base.
+    fn live(&self, base: Base, word: usize) -> u64 {
+        self.resident[word]
+            & match base {
+                Base::Live => !self.marked[word],
+                Base::Purged => self.marked[word],
+            }
+    }
+
+    /// Whether it says nothing that its absence would not say.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.arriving == 0 && self.resident == [0; WORDS] && self.marked == [0; WORDS]
+    }
 }
 
 /// Counts over some pages.
@@ -109,11 +131,19 @@ pub(crate) trait Blocks {
     /// The block with this number.
     fn get_mut(&mut self, number: usize) -> Option<&mut Block>;
 
-    /// The number of the first block with this number or a greater one.
-    fn at_or_after(&self, number: usize) -> Option<usize>;
-
     /// Adds a block that is not there, all pages absent and unmarked.
     fn insert(&mut self, spare: Self::Spare, number: usize);
+
+    /// Removes the block with this number.
+    fn remove(&mut self, number: usize);
+
+    /// Shows the blocks from `number` on, in their order, until there is an answer. Removes those
+    /// that are empty thereafter.
+    fn walk<T>(
+        &mut self,
+        number: usize,
+        f: impl FnMut(usize, &mut Block) -> ControlFlow<T>,
+    ) -> Option<T>;
 }
 
 /// How many ranges one call works on. Then it returns, so that its caller can let go of the lock: a
@@ -151,7 +181,7 @@ pub(crate) enum State {
 ///
 /// - Ranges are disjoint, and no page outside of them is marked.
 /// - `live` and `purged` of each range are what its base and the bitmaps say.
-/// - A block exists for every resident and every marked page.
+/// - A block exists for every resident, arriving or marked page, and for no others.
 /// - `unpinned` is the sum of the ranges' lengths.
 pub(crate) struct Pins<R, B> {
     ranges: R,
@@ -201,12 +231,9 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
     /// How many spare nodes [`Self::unpin`] of the same pages needs; to be added up until `rest`
     /// is empty.
     pub(crate) fn gaps(&self, rest: &mut PageRange) -> usize {
-        for gaps in 0..BATCH {
-            if self.next_gap(rest).is_none() {
-                return gaps;
-            }
-        }
-        BATCH
+        (0..BATCH)
+            .filter(|_| !rest.is_empty() && self.next_gap(rest).is_some())
+            .count()
     }
 
     /// Unpins what is pinned of `rest`; what is not keeps its state and its age.
@@ -219,9 +246,12 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
         mut spares: impl FnMut() -> Option<R::Spare>,
     ) -> Progress {
         for _ in 0..BATCH {
+            if rest.is_empty() {
+                return Progress::Done;
+            }
             let before = *rest;
             let Some(gap) = self.next_gap(rest) else {
-                return Progress::Done;
+                continue;
             };
             let Some(spare) = spares() else {
                 *rest = before;
@@ -293,8 +323,8 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
             // INVARIANT: the pages that stay keep base and marks, and `live` and `purged` lose what
             // was counted over those that go; these lose their marks below.
             let mut left = Range {
-                live: old.live - taken.live,
-                purged: old.purged - taken.purged,
+                live: old.live.saturating_sub(taken.live),
+                purged: old.purged.saturating_sub(taken.purged),
                 ..old
             };
             match (head, tail) {
@@ -312,8 +342,8 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
                     let front_counts = self.count_in(&old, front);
 
                     left.start = cut.end();
-                    left.live -= front_counts.live;
-                    left.purged -= front_counts.purged;
+                    left.live = left.live.saturating_sub(front_counts.live);
+                    left.purged = left.purged.saturating_sub(front_counts.purged);
                     self.ranges.update(old.last, left);
                     if let Some(spare) = spare.take() {
                         self.ranges.insert(
@@ -329,7 +359,7 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
                 }
             }
             if has_marks {
-                self.for_each_word(cut, |_, marked, mask| *marked &= !mask);
+                self.change_all(cut, |block, word, mask| block.marked[word] &= !mask);
             }
             self.unpinned -= cut.len();
             *rest = rest.clamp(cut.end(), usize::MAX);
@@ -337,81 +367,79 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
         Progress::More
     }
 
-    /// Whether there is a block for `page`, without which it cannot become resident.
-    pub(crate) fn has_block(&self, page: usize) -> bool {
-        self.blocks.get(page / BLOCK_PAGES).is_some()
-    }
+    /// `page` is about to get memory; [`Self::inserted`] or [`Self::cancelled`] follows.
+    ///
+    /// `false` if there is no block for it yet and no spare one was given.
+    #[must_use]
+    pub(crate) fn arriving(&mut self, page: usize, spare: &mut Option<B::Spare>) -> bool {
+        let number = page / BLOCK_PAGES;
 
-    /// Adds the block for `page`, if there is none yet.
-    pub(crate) fn add_block(&mut self, page: usize, spare: B::Spare) {
-        if !self.has_block(page) {
-            self.blocks.insert(spare, page / BLOCK_PAGES);
+        if self.blocks.get(number).is_none() {
+            let Some(spare) = spare.take() else {
+                return false;
+            };
+            self.blocks.insert(spare, number);
         }
+        if let Some(block) = self.blocks.get_mut(number) {
+            block.arriving += 1;
+        }
+        true
     }
 
-    /// `page` was absent and has memory now. There must be a block for it.
-    pub(crate) fn inserted(&mut self, page: usize) {
-        let Some(block) = self.blocks.get_mut(page / BLOCK_PAGES) else {
-            debug_assert!(false);
-            return;
-        };
-        let (word, bit) = place(page);
-        debug_assert!(block.resident[word] & bit == 0);
-        block.resident[word] |= bit;
+    /// `page` did not get memory after all.
+    pub(crate) fn cancelled(&mut self, page: usize) {
+        self.change(page, |block, _, _| {
+            block.arriving = block.arriving.saturating_sub(1);
+        });
+    }
 
-        if let Some(range) = self.containing(page) {
+    /// `page` was absent and has memory now.
+    pub(crate) fn inserted(&mut self, page: usize) {
+        let mut was_absent = false;
+        self.change(page, |block, word, bit| {
+            block.arriving = block.arriving.saturating_sub(1);
+            was_absent = block.resident[word] & bit == 0;
+            block.resident[word] |= bit;
+        });
+        debug_assert!(was_absent);
+
+        if let Some(range) = self.containing(page).filter(|_| was_absent) {
             if !self.is_purged(&range, page) {
-                self.ranges.update(
-                    range.last,
-                    Range {
-                        live: range.live + 1,
-                        ..range
-                    },
-                );
+                let live = range.live + 1;
+                self.ranges.update(range.last, Range { live, ..range });
             }
         }
     }
 
     /// `page` was resident and lost its memory, by its owner's wish.
     pub(crate) fn removed(&mut self, page: usize) {
-        let Some(block) = self.blocks.get_mut(page / BLOCK_PAGES) else {
-            debug_assert!(false);
-            return;
-        };
-        let (word, bit) = place(page);
-        debug_assert!(block.resident[word] & bit != 0);
-        block.resident[word] &= !bit;
+        let range = self.containing(page);
+        let purged = range.is_some_and(|range| self.is_purged(&range, page));
+        let mut was_resident = false;
+        self.change(page, |block, word, bit| {
+            was_resident = block.resident[word] & bit != 0;
+            block.resident[word] &= !bit;
+        });
+        debug_assert!(was_resident);
 
-        if let Some(range) = self.containing(page) {
-            if !self.is_purged(&range, page) {
-                self.ranges.update(
-                    range.last,
-                    Range {
-                        live: range.live - 1,
-                        ..range
-                    },
-                );
-            }
+        if let Some(range) = range.filter(|_| was_resident && !purged) {
+            let live = range.live.saturating_sub(1);
+            self.ranges.update(range.last, Range { live, ..range });
         }
     }
 
-    /// Keeps the range that ends at `last` and has this age from being pinned. Several may do so
-    /// at once, and purge different pages of it.
+    /// Keeps the range that begins at `start` and has this age from being pinned. Several may do
+    /// so at once, and purge different pages of it.
     ///
     /// `None` if it is not there any more.
-    pub(crate) fn claim(&mut self, last: usize, age: u64) -> Option<Range> {
-        let range = self.ranges.at_or_after(last)?;
+    pub(crate) fn claim(&mut self, start: usize, age: u64) -> Option<Range> {
+        let range = self.ranges.at_or_after(start)?;
 
-        if range.last != last || range.age != age {
+        if range.start != start || range.age != age {
             return None;
         }
-        self.ranges.update(
-            last,
-            Range {
-                claims: range.claims + 1,
-                ..range
-            },
-        );
+        let claims = range.claims + 1;
+        self.ranges.update(range.last, Range { claims, ..range });
         Some(range)
     }
 
@@ -429,13 +457,13 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
     }
 
     /// The first live page from `from` on of the claimed range that ends at `last`.
-    pub(crate) fn next_live(&self, last: usize, from: usize) -> Option<usize> {
+    pub(crate) fn next_live(&mut self, last: usize, from: usize) -> Option<usize> {
         let range = self.claimed(last)?;
         if range.live == 0 {
             return None;
         }
         self.find(from.max(range.start), last + 1, |block, word| {
-            block.resident[word] & !purged_bits(range.base, block.marked[word])
+            block.live(range.base, word)
         })
     }
 
@@ -443,30 +471,31 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
     /// somebody else may have purged it, and a fault may have filled it anew.
     #[must_use]
     pub(crate) fn purge(&mut self, last: usize, page: usize) -> bool {
-        let (Some(range), Some(block)) =
-            (self.claimed(last), self.blocks.get_mut(page / BLOCK_PAGES))
-        else {
+        let Some(range) = self.claimed(last) else {
             return false;
         };
-        let (word, bit) = place(page);
-        let live = block.resident[word] & !purged_bits(range.base, block.marked[word]);
-        if live & bit == 0 {
-            return false;
+        let mut was_live = false;
+        self.change(page, |block, word, bit| {
+            was_live = block.live(range.base, word) & bit != 0;
+            if was_live {
+                block.resident[word] &= !bit;
+                match range.base {
+                    Base::Live => block.marked[word] |= bit,
+                    Base::Purged => block.marked[word] &= !bit,
+                }
+            }
+        });
+        if was_live {
+            self.ranges.update(
+                last,
+                Range {
+                    live: range.live.saturating_sub(1),
+                    purged: range.purged + 1,
+                    ..range
+                },
+            );
         }
-        block.resident[word] &= !bit;
-        match range.base {
-            Base::Live => block.marked[word] |= bit,
-            Base::Purged => block.marked[word] &= !bit,
-        }
-        self.ranges.update(
-            last,
-            Range {
-                live: range.live - 1,
-                purged: range.purged + 1,
-                ..range
-            },
-        );
-        true
+        was_live
     }
 
     /// Purges what has no memory of the claimed range that ends at `last`; live pages stay
@@ -479,11 +508,11 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
 
         // INVARIANT: with the base `Purged` a mark stands for a page that was not purged, and that
         // is now each live page.
-        self.for_each_word(pages, |resident, marked, mask| {
-            let live = *resident & !purged_bits(range.base, *marked) & mask;
-            *marked = *marked & !mask | live;
+        self.change_all(pages, |block, word, mask| {
+            let live = block.live(range.base, word) & mask;
+            block.marked[word] = block.marked[word] & !mask | live;
         });
-        let purged = range.len() - range.live;
+        let purged = range.len().saturating_sub(range.live);
         self.ranges.update(
             last,
             Range {
@@ -492,11 +521,11 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
                 ..range
             },
         );
-        purged - range.purged
+        purged.saturating_sub(range.purged)
     }
 
     /// The first resident page in `from..end`.
-    pub(crate) fn next_resident(&self, from: usize, end: usize) -> Option<usize> {
+    pub(crate) fn next_resident(&mut self, from: usize, end: usize) -> Option<usize> {
         self.find(from, end, |block, word| block.resident[word])
     }
 
@@ -551,24 +580,20 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
         marked == (range.base == Base::Live)
     }
 
-    /// The first pinned run of `rest`, which it and what lies before it is taken from.
+    /// What is pinned at the beginning of `rest`, if anything is; takes it from there, and the
+    /// range that follows.
     fn next_gap(&self, rest: &mut PageRange) -> Option<PageRange> {
-        while !rest.is_empty() {
-            let (start, next) = match self.overlapping(*rest) {
-                Some(range) => (range.start, range.last + 1),
-                None => (rest.end(), rest.end()),
-            };
-            let gap = rest.clamp(0, start);
-            *rest = rest.clamp(next, usize::MAX);
-            if !gap.is_empty() {
-                return Some(gap);
-            }
-        }
-        None
+        let (start, next) = match self.overlapping(*rest) {
+            Some(range) => (range.start, range.last + 1),
+            None => (rest.end(), rest.end()),
+        };
+        let gap = rest.clamp(0, start);
+        *rest = rest.clamp(next, usize::MAX);
+        (!gap.is_empty()).then_some(gap)
     }
 
     /// Counts over the part `pages` of `range`, without a look where nothing can be found.
-    fn count_in(&self, range: &Range, pages: PageRange) -> Counts {
+    fn count_in(&mut self, range: &Range, pages: PageRange) -> Counts {
         if range.live == 0 && range.base == Base::Live && range.purged == 0 {
             return Counts::default();
         }
@@ -581,83 +606,87 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
         self.count(range.base, pages)
     }
 
-    fn count(&self, base: Base, pages: PageRange) -> Counts {
+    fn count(&mut self, base: Base, pages: PageRange) -> Counts {
         let mut live = 0;
         let mut marks = 0;
 
-        let mut number = pages.start() / BLOCK_PAGES;
-        while let Some(found) = self.blocks.at_or_after(number) {
-            let first = found * BLOCK_PAGES;
-            if first >= pages.end() {
-                break;
-            }
-            if let Some(block) = self.blocks.get(found) {
+        self.blocks
+            .walk::<()>(pages.start() / BLOCK_PAGES, |number, block| {
+                let first = number * BLOCK_PAGES;
+                if first >= pages.end() {
+                    return ControlFlow::Break(());
+                }
                 for word in 0..WORDS {
                     let mask = word_mask(pages, first + word * 64);
-                    let marked = block.marked[word];
-                    live += (block.resident[word] & !purged_bits(base, marked) & mask).count_ones();
-                    marks += (marked & mask).count_ones();
+                    live += (block.live(base, word) & mask).count_ones() as usize;
+                    marks += (block.marked[word] & mask).count_ones() as usize;
                 }
-            }
-            number = found + 1;
-        }
+                ControlFlow::Continue(())
+            });
         Counts {
-            live: live as usize,
+            live,
             purged: match base {
-                Base::Live => marks as usize,
-                Base::Purged => pages.len() - marks as usize,
+                Base::Live => marks,
+                Base::Purged => pages.len().saturating_sub(marks),
             },
         }
     }
 
-    /// Calls `f` with residency, marks, and which bits of the word are meant.
-    fn for_each_word(&mut self, pages: PageRange, mut f: impl FnMut(&u64, &mut u64, u64)) {
-        let mut number = pages.start() / BLOCK_PAGES;
+    /// Changes the block of `page`, if there is one, and removes it if nothing is left in it.
+    fn change(&mut self, page: usize, f: impl FnOnce(&mut Block, usize, u64)) {
+        let number = page / BLOCK_PAGES;
+        let (word, bit) = place(page);
 
-        while let Some(found) = self.blocks.at_or_after(number) {
-            let first = found * BLOCK_PAGES;
-            if first >= pages.end() {
-                break;
+        if let Some(block) = self.blocks.get_mut(number) {
+            f(block, word, bit);
+            if block.is_empty() {
+                self.blocks.remove(number);
             }
-            if let Some(block) = self.blocks.get_mut(found) {
-                for word in 0..WORDS {
-                    let mask = word_mask(pages, first + word * 64);
-                    if mask != 0 {
-                        f(&block.resident[word], &mut block.marked[word], mask);
-                    }
-                }
-            }
-            number = found + 1;
         }
     }
 
-    /// The first page in `from..end` whose bit `bits` gives.
-    fn find(&self, from: usize, end: usize, bits: impl Fn(&Block, usize) -> u64) -> Option<usize> {
-        let mut page = from;
+    /// Changes the blocks of `pages`; `f` is given a word and the bits of it that are meant.
+    fn change_all(&mut self, pages: PageRange, mut f: impl FnMut(&mut Block, usize, u64)) {
+        self.blocks
+            .walk::<()>(pages.start() / BLOCK_PAGES, |number, block| {
+                let first = number * BLOCK_PAGES;
+                if first >= pages.end() {
+                    return ControlFlow::Break(());
+                }
+                for word in 0..WORDS {
+                    let mask = word_mask(pages, first + word * 64);
+                    if mask != 0 {
+                        f(block, word, mask);
+                    }
+                }
+                ControlFlow::Continue(())
+            });
+    }
 
-        while page < end {
-            let number = self.blocks.at_or_after(page / BLOCK_PAGES)?;
-            let block = self.blocks.get(number)?;
-            page = page.max(number * BLOCK_PAGES);
+    /// The first page in `from..end` whose bit `bits` gives.
+    fn find(
+        &mut self,
+        from: usize,
+        end: usize,
+        bits: impl Fn(&Block, usize) -> u64,
+    ) -> Option<usize> {
+        let found = self.blocks.walk(from / BLOCK_PAGES, |number, block| {
+            let mut page = from.max(number * BLOCK_PAGES);
+
             while page < end && page / BLOCK_PAGES == number {
                 let (word, bit) = place(page);
                 let found = bits(block, word) & !(bit - 1);
                 if found != 0 {
-                    let page = page / 64 * 64 + found.trailing_zeros() as usize;
-                    return (page < end).then_some(page);
+                    return ControlFlow::Break(page / 64 * 64 + found.trailing_zeros() as usize);
                 }
                 page = (page / 64 + 1) * 64;
             }
-        }
-        None
-    }
-}
-
-/// Which bits of a word of marks stand for purged pages.
-fn purged_bits(base: Base, marked: u64) -> u64 {
-    match base {
-        Base::Live => marked,
-        Base::Purged => !marked,
+            if page >= end {
+                return ControlFlow::Break(end);
+            }
+            ControlFlow::Continue(())
+        });
+        found.filter(|page| *page < end)
     }
 }
 

@@ -5,6 +5,8 @@
 use anyhow::Context;
 use anyhow::ensure;
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::fcntl::open;
 use nix::sys::mman::MRemapFlags;
 use nix::sys::mman::MapFlags;
 use nix::sys::mman::MmapAdvise;
@@ -14,6 +16,8 @@ use nix::sys::mman::mremap;
 use nix::sys::mman::msync;
 use nix::sys::mman::munmap;
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::truncate;
 
 use crate::harness::tests;
 use crate::region::PAGE;
@@ -29,6 +33,7 @@ tests! {
     msync_succeeds,
     partial_munmap_keeps_the_rest,
     grown_mapping_ends_where_the_region_ends,
+    nobody_reaches_the_file_behind_a_mapping,
 }
 
 fn touch_past_the_end_is_sigbus() -> anyhow::Result<()> {
@@ -170,5 +175,32 @@ fn grown_mapping_ends_where_the_region_ends() -> anyhow::Result<()> {
     // SAFETY: Nobody uses it any more.
     unsafe { munmap(grown, 4 * PAGE) }?;
     ensure!(region.set_size(PAGE) == Err(Errno::EINVAL));
+    Ok(())
+}
+
+fn nobody_reaches_the_file_behind_a_mapping() -> anyhow::Result<()> {
+    let region = Region::sized(8)?;
+    let map = region.map(8)?;
+    map.stamp(0..8, 5);
+    region.unpin(4..8)?;
+    let path = format!(
+        "/proc/self/map_files/{:x}-{:x}",
+        map.base(),
+        map.base() + map.len()
+    );
+    std::fs::symlink_metadata(&path).with_context(|| path.clone())?;
+    // Another mapping of it would not have the protection mask, another size
+    // would take pinned pages away.
+    for mode in [OFlag::O_RDONLY, OFlag::O_RDWR] {
+        let found = open(path.as_str(), mode, Mode::empty()).err();
+        ensure!(found == Some(Errno::ENXIO), "{found:?}");
+    }
+    for size in [0, 4 * PAGE, 16 * PAGE] {
+        let found = truncate(path.as_str(), size as i64);
+        ensure!(found == Err(Errno::EPERM), "truncate to {size}: {found:?}");
+    }
+    ensure!(map.picture(5) == "xxxxxxxx");
+    ensure!(region.purge_all()? == 4);
+    ensure!(map.picture(5) == "xxxx0000");
     Ok(())
 }

@@ -81,8 +81,8 @@ fn maps_show_the_name() -> anyhow::Result<()> {
 
 fn fdinfo_shows_the_name_and_cannot_be_forged() -> anyhow::Result<()> {
     let region = Region::sized(1)?;
-    region.set_name(c"x\nsize:\t99")?;
-    ensure!(region.fdinfo()?.contains("name:\tx\\012size:\t99\n"));
+    region.set_name(c"x\nsize:\t99\\")?;
+    ensure!(region.fdinfo()?.contains("name:\tx\\012size:\t99\\134\n"));
     ensure!(region.info()?.size == PAGE as u64);
     Ok(())
 }

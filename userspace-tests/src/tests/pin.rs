@@ -7,6 +7,7 @@
 
 use std::os::fd::FromRawFd;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
 
 use anyhow::Context;
 use anyhow::ensure;
@@ -20,6 +21,7 @@ use crate::region::Mapping;
 use crate::region::PAGE;
 use crate::region::Region;
 use crate::tests::process::in_child;
+use crate::tests::process::spawn;
 
 tests! {
     all_pages_begin_pinned,
@@ -37,6 +39,7 @@ tests! {
     pinning_ioctls_need_a_mapping,
     many_ranges_are_kept_apart,
     pages_held_for_dma_are_not_purged,
+    purge_all_misses_nothing_while_others_pin,
 }
 
 /// Pages of each region here.
@@ -308,9 +311,8 @@ fn hold(map: &Mapping, pages: std::ops::Range<usize>) -> anyhow::Result<OwnedFd>
     // struct io_uring_params, of which all may be 0 on entry.
     let mut params = [0u64; 15];
     // SAFETY: The kernel writes into `params`, which is as long as it should be.
-    let fd =
-        Errno::result(unsafe { libc::syscall(libc::SYS_io_uring_setup, 4, params.as_mut_ptr()) })
-            .context("io_uring_setup")?;
+    let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, 4, params.as_mut_ptr()) };
+    let fd = Errno::result(fd).context("io_uring_setup")?;
     // SAFETY: The kernel just made it for us.
     let ring = unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) };
     let buffer = libc::iovec {
@@ -351,4 +353,41 @@ fn pages_held_for_dma_are_not_purged() -> anyhow::Result<()> {
     }
     ensure!(purged == 1, "page 4 is still unpinned: {purged}");
     content(&map, "xx000x000xxx")
+}
+
+fn purge_all_misses_nothing_while_others_pin() -> anyhow::Result<()> {
+    let pages = 64;
+    let region = Region::sized(pages)?;
+    let _map = region.map(pages)?;
+    let signal = Region::sized(1)?;
+    let turn = signal.map(1)?;
+    let turn = turn.atomic(0);
+    const ROUNDS: u32 = 400;
+
+    // It takes the middle out of a range that is being purged.
+    let other = spawn(|| {
+        for round in 0..ROUNDS {
+            while turn.load(Ordering::SeqCst) != 2 * round + 1 {
+                std::hint::spin_loop();
+            }
+            region.pin(40..41)?;
+            turn.store(2 * round + 2, Ordering::SeqCst);
+        }
+        Ok(())
+    })?;
+    for round in 0..ROUNDS {
+        region.pin(0..pages)?;
+        region.unpin(0..pages)?;
+        turn.store(2 * round + 1, Ordering::SeqCst);
+        region.purge_all()?;
+        while turn.load(Ordering::SeqCst) != 2 * round + 2 {
+            std::hint::spin_loop();
+        }
+        ensure!(region.pinned_bytes(40 * PAGE as u32, PAGE as u32)?);
+        for page in (0..pages).filter(|page| *page != 40) {
+            let purged = region.pin(page..page + 1)?;
+            ensure!(purged, "round {round}: page {page} was missed");
+        }
+    }
+    other.join()
 }
