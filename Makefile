@@ -14,7 +14,7 @@ help: ## This list
 	echo
 	sed -nE 's/^#= ([^ ]+) +(.*)/  \1\t\2/p' Makefile | expand -t 22
 
-#= KERNEL=            stock or debug; test: both if not given, all others: stock
+#= KERNEL=            stock or debug; test: both (and qemu/'s own tests) if not given; others: stock
 #= TEST=              test: only what has this in its name
 #= TIMEOUT=           run, test, shell: seconds that one machine may take
 #= ASHMEM_CACHE=      where roots, sources, kernels and objects are kept

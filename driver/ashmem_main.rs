@@ -25,14 +25,15 @@
 //! # Lock order
 //!
 //! 1. `mmap_lock` or a VMA's lock (the core's)
-//! 2. `Region::config`, a mutex: name, size, mask, file. Never in a fault that populates a page
-//!    while it is held elsewhere for long; never across access to user memory.
+//! 2. `Region::config`, a mutex: name, size, mask, file. Taken by ioctls, read(2) and mmap(2); never
+//!    in a fault, never across access to user memory
 //! 3. the folio lock
 //! 4. `i_mmap_rwsem`, page table locks, `i_pages` (the core's)
 //! 5. `Region::pins`, a spinlock: ranges, residency
 //! 6. `Lru::trees`, a spinlock
 //!
-//! The shrinker takes 3 by trylock, never 2. Who holds 3 never waits for 2 or 1.
+//! Reclaim takes 3 by trylock only, and never 2. PIN may wait for claims, and PURGE_ALL_CACHES for a
+//! PIN that waits (`Region::unclaimed`); both hold nothing then, and reclaim never waits.
 
 use kernel::{
     prelude::*,

@@ -208,5 +208,6 @@ fn purge_all(region: &Region) -> Result<isize> {
     if !is_admin() {
         return Err(EPERM);
     }
-    Ok(reclaim::purge_all(region.shared()) as isize)
+    // The result of ioctl(2) is an int.
+    Ok(reclaim::purge_all(region.shared()).min(i32::MAX as usize) as isize)
 }

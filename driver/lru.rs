@@ -105,18 +105,30 @@ impl<H: Clone + Unpin> Lru<H> {
         }
     }
 
-    /// Adds a range. Its key must not be there yet.
-    pub(crate) fn add(&self, node: Node<H>, list: List, key: Key, handle: H) {
-        let node = node.into_node(key, handle);
-        let replaced = self.trees.lock().tree(list).insert(node);
-        debug_assert!(replaced.is_none());
-    }
+    /// Takes an entry from where it is listed, if it is, to where it shall be, if anywhere; in one
+    /// step, so that nobody who walks the lists misses it. `node` is its memory while it is not
+    /// listed.
+    pub(crate) fn relist(
+        &self,
+        node: &mut Option<Node<H>>,
+        from: Option<(List, Key)>,
+        to: Option<(List, Key)>,
+        handle: &H,
+    ) {
+        let mut trees = self.trees.lock();
 
-    /// Takes a range away; gives its memory back.
-    pub(crate) fn remove(&self, list: List, key: Key) -> Option<Node<H>> {
-        let node = self.trees.lock().tree(list).remove_node(&key);
-        debug_assert!(node.is_some());
-        node.map(|node| node.into_reservation())
+        if let Some((list, key)) = from {
+            let removed = trees.tree(list).remove_node(&key);
+            debug_assert!(removed.is_some());
+            *node = removed.map(|node| node.into_reservation());
+        }
+        if let Some((list, key)) = to {
+            if let Some(node) = node.take() {
+                let node = node.into_node(key, handle.clone());
+                let replaced = trees.tree(list).insert(node);
+                debug_assert!(replaced.is_none());
+            }
+        }
     }
 
     /// The oldest live range behind `after`.

@@ -60,8 +60,8 @@ fn purge_oldest(lru: &RegionLru, want: usize) -> usize {
             break;
         };
         after = Some(key);
-        if let Some(claim) = Claim::new(file, key) {
-            freed += claim.purge(want - freed, false);
+        if let Some(claim) = Claim::new(file, key, false) {
+            freed += claim.purge(&mut 0, want - freed, false);
         }
     }
     freed
@@ -87,13 +87,18 @@ pub(crate) fn purge_all(shared: &Shared) -> usize {
             break;
         }
         after = Some(key);
-        // In slices, so that a PIN does not have to wait for all of a large range.
-        while let Some(claim) = Claim::new(file.clone(), key) {
-            let pages = claim.purge(SLICE, true);
+        // First what has no memory: a page that is touched from here on was purged before.
+        let mut holes = true;
+        let mut from = 0;
+        // In slices, between which a PIN may have its turn.
+        while let Some(claim) = Claim::new(file.clone(), key, true) {
+            if core::mem::take(&mut holes) {
+                purged += claim.purge_holes();
+            }
+            let pages = claim.purge(&mut from, SLICE, true);
 
             purged += pages;
             if pages < SLICE {
-                purged += claim.purge_holes();
                 break;
             }
         }

@@ -33,6 +33,7 @@ use crate::{
         pins::{
             Block,
             Blocks,
+            Claimed,
             Pins,
             Progress,
             Range,
@@ -140,6 +141,8 @@ struct Config {
     size: usize,
     /// `PROT_*` bits that mappings may have.
     mask: usize,
+    /// Where its file will be; there once it is sized.
+    mount: Option<Mount>,
     /// There from the first mapping on until the last descriptor closes.
     file: Option<RegionFile>,
     /// Stays as long as the region, that is, as its mappings.
@@ -186,8 +189,6 @@ type RegionPins = Pins<AgedRanges, BlockTree>;
 #[pin_data]
 pub(crate) struct Region {
     shared: Arc<Shared>,
-    /// Where its file will be; taken when no lock is held.
-    mount: Mount,
     /// Taken under `mmap_lock`; no access to user memory under it.
     #[pin]
     config: Mutex<Config>,
@@ -229,17 +230,16 @@ impl Region {
     /// A fresh region.
     pub(crate) fn new(shared: Arc<Shared>) -> Result<Arc<Self>> {
         let lru = shared.lru.clone();
-        let mount = Mount::pin()?;
 
         Arc::pin_init(
             pin_init!(Self {
                 shared,
-                mount,
                 config <- new_mutex!(
                     Config {
                         name: Name::none(),
                         size: 0,
                         mask: PROT_ALL,
+                        mount: None,
                         file: None,
                         reservation: None,
                     },
@@ -292,14 +292,19 @@ impl Region {
         name.len()
     }
 
-    /// Sets its size in bytes. `EINVAL` if it is frozen.
+    /// Sets its size in bytes. May sleep. `EINVAL` if it is frozen.
     pub(crate) fn set_size(&self, size: usize) -> Result {
+        // Here, where no lock is held, and not in `mmap`.
+        let mut mount = Some(Mount::pin()?);
         let mut config = self.config.lock();
 
         if config.file.is_some() {
             return Err(EINVAL);
         }
         config.size = size;
+        if config.mount.is_none() {
+            config.mount = mount.take();
+        }
         Ok(())
     }
 
@@ -391,7 +396,8 @@ impl Region {
             return Ok(());
         }
         let reservation = Reservation::new(size, vma.flags() & flags::NORESERVE != 0)?;
-        let file = Self::new_file(&config.name, size, self.into())?;
+        let mount = config.mount.as_ref().ok_or(EINVAL)?;
+        let file = Self::new_file(mount, &config.name, size, self.into())?;
 
         file.map(vma);
         // In place of nothing: no file is dropped under the spinlock.
@@ -401,19 +407,18 @@ impl Region {
         Ok(())
     }
 
-    fn new_file(name: &Name, size: usize, region: Arc<Self>) -> Result<RegionFile> {
+    fn new_file(mount: &Mount, name: &Name, size: usize, region: Arc<Self>) -> Result<RegionFile> {
         const PREFIX: &[u8] = b"dev/ashmem/";
         let mut path = [0; PREFIX.len() + uapi::NAME_LEN];
-        let mount = &region.mount;
 
         let Some(name) = name.get() else {
-            return RegionFile::new(mount, uapi::NAME_DEF, size, region.clone());
+            return RegionFile::new(mount, uapi::NAME_DEF, size, region);
         };
         let name = name.to_bytes_with_nul();
         path[..PREFIX.len()].copy_from_slice(PREFIX);
         path[PREFIX.len()..][..name.len()].copy_from_slice(name);
         let path = CStr::from_bytes_until_nul(&path).map_err(|_| EINVAL)?;
-        RegionFile::new(mount, path, size, region.clone())
+        RegionFile::new(mount, path, size, region)
     }
 
     /// The last descriptor was closed: nobody can pin any more, so everything is pinned.
@@ -453,7 +458,13 @@ impl Region {
             match pins.pin(&mut rest, &mut was_purged, &mut spare) {
                 Progress::Done => return Ok(was_purged),
                 Progress::More => {}
-                Progress::Claimed => self.unclaimed.wait(&mut pins),
+                Progress::Claimed => {
+                    pins.waits(true);
+                    self.unclaimed.wait(&mut pins);
+                    pins.waits(false);
+                    // Who wants to claim may have been told to wait for us.
+                    self.unclaimed.notify_all();
+                }
                 Progress::NeedSpare => {
                     drop(pins);
                     spare = Some(spare_range()?);
@@ -680,29 +691,39 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
-    /// Claims the range that was listed with this key; `None` if it was pinned meanwhile.
-    pub(crate) fn new(file: RegionFile, key: Key) -> Option<Self> {
-        let range = file.pins.lock().claim(key.start, key.age)?;
+    /// Claims the range that was listed with this key; `None` if it was pinned meanwhile. A PIN
+    /// that waits goes first: waits for it if `wait`, which reclaim must not, else gives `None`.
+    pub(crate) fn new(file: RegionFile, key: Key, wait: bool) -> Option<Self> {
+        let mut pins = file.pins.lock();
+        let range = loop {
+            match pins.claim(key.start, key.age) {
+                Claimed::Range(range) => break range,
+                Claimed::Later if wait => file.unclaimed.wait(&mut pins),
+                Claimed::Later | Claimed::Gone => return None,
+            }
+        };
+        drop(pins);
         Some(Self { file, range })
     }
 
-    /// Frees memory of at most `want` pages, from the first on; gives how many it freed.
+    /// Frees memory of at most `want` pages, from page `from` on, which is moved behind them; gives
+    /// how many it freed.
     ///
     /// Holds folio locks only, and waits for them only if `wait`, which reclaim must not. Leaves
-    /// what a device may be writing to.
-    pub(crate) fn purge(&self, want: usize, wait: bool) -> usize {
+    /// what a device may be writing to, and what has failed.
+    pub(crate) fn purge(&self, from: &mut usize, want: usize, wait: bool) -> usize {
         let region = &*self.file;
         let mapping = self.file.mapping();
         let last = self.range.last;
-        let mut from = self.range.start;
         let mut freed = 0;
 
         while freed < want {
-            let next = region.pins.lock().next_live(last, from);
+            let next = region.pins.lock().next_live(last, *from);
             let Some(page) = next else {
+                *from = last + 1;
                 break;
             };
-            from = page + 1;
+            *from = page + 1;
             let folio = if wait {
                 mapping.lock_folio(page)
             } else {
@@ -726,8 +747,8 @@ impl Claim {
         freed
     }
 
-    /// Purges the pages without memory; gives how many of them were not purged already. What has
-    /// memory still is being held by a device.
+    /// Purges the pages without memory; gives how many of them were not purged already. A page
+    /// that gets memory thereafter is not live.
     pub(crate) fn purge_holes(&self) -> usize {
         self.file.pins.lock().purge_holes(self.range.last)
     }
@@ -795,16 +816,8 @@ impl AgedRanges {
             new.map_or(0, |range| range.live),
         );
         let (from, to) = (old.and_then(listing), new.and_then(listing));
-        if from == to {
-            return;
-        }
-        if let Some((list, key)) = from {
-            *node = self.lru.remove(list, key);
-        }
-        if let (Some((list, key)), Some(file)) = (to, &self.file) {
-            if let Some(node) = node.take() {
-                self.lru.add(node, list, key, file.clone());
-            }
+        if let (true, Some(file)) = (from != to, &self.file) {
+            self.lru.relist(node, from, to, file);
         }
     }
 }
@@ -843,6 +856,18 @@ impl Ranges for AgedRanges {
                     .into_node(new.last, Entry { range: new, node }),
             );
         }
+    }
+
+    fn split(&mut self, spare: SpareRange, head: Range, tail: Range) {
+        let (entry, node) = spare;
+        let mut node = Some(node);
+
+        // Listed before the other leaves room for it: who walks the list at this moment comes to
+        // the head's key first, and then to the tail's.
+        self.relist(&mut node, None, Some(&tail));
+        self.update(tail.last, head);
+        self.tree
+            .insert(entry.into_node(tail.last, Entry { range: tail, node }));
     }
 
     fn remove(&mut self, last: usize) {

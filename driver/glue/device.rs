@@ -13,8 +13,7 @@ use kernel::{
     error::to_result,
     fs::{
         File,
-        Kiocb,
-        LocalFile, //
+        Kiocb, //
     },
     iov::IovIterDest,
     miscdevice::{
@@ -66,11 +65,16 @@ pub(crate) trait Device: Sized + Send + Sync + 'static {
 }
 
 /// A call of lseek(2).
+///
+/// # Invariants
+///
+/// The file is open for `'a`.
 pub(crate) struct Seek<'a> {
-    file: &'a LocalFile,
+    file: *mut bindings::file,
     /// The offset as it was passed.
     pub(crate) offset: i64,
     whence: c_int,
+    _open: PhantomData<&'a ()>,
 }
 
 /// From where [`Seek::offset`] counts.
@@ -95,22 +99,16 @@ impl Seek<'_> {
 
     /// Sets the file's position to `pos`, at least 0 and at most `size`.
     pub(crate) fn set(self, pos: i64, size: i64) -> Result<i64> {
-        // SAFETY: The file is open. The VFS takes no lock for the position of a device's file: two
+        // SAFETY: By the type invariants, the file is open. The VFS takes no lock for the position of a device's file: two
         // threads that seek at once get one of the two positions, as with every device.
-        Self::checked(unsafe { bindings::vfs_setpos(self.file.as_ptr(), pos, size) })
+        Self::checked(unsafe { bindings::vfs_setpos(self.file, pos, size) })
     }
 
     /// Does what lseek(2) does for every file of `size` bytes.
     pub(crate) fn common(self, size: i64) -> Result<i64> {
         // SAFETY: As above.
         Self::checked(unsafe {
-            bindings::generic_file_llseek_size(
-                self.file.as_ptr(),
-                self.offset,
-                self.whence,
-                i64::MAX,
-                size,
-            )
+            bindings::generic_file_llseek_size(self.file, self.offset, self.whence, i64::MAX, size)
         })
     }
 
@@ -196,14 +194,12 @@ impl<T: Device> Adapter<T> {
         // SAFETY: `open` stored an `Arc<T>` there, which stays until `release`.
         let this =
             unsafe { <Arc<T> as kernel::types::ForeignOwnable>::borrow((*file).private_data) };
-        // SAFETY: The file is open for the duration of this call, and this is the thread that may
-        // have called `fdget_pos`.
-        let file = unsafe { LocalFile::from_raw_file(file) };
-
+        // INVARIANT: The file is open for the duration of this call.
         match this.seek(Seek {
             file,
             offset,
             whence,
+            _open: PhantomData,
         }) {
             Ok(pos) => pos,
             Err(error) => error.to_errno().into(),

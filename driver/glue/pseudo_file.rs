@@ -298,18 +298,9 @@ impl Reservation {
 /// A kernel object that C changes under its own locks.
 struct Shared<T>(UnsafeCell<T>);
 
-// SAFETY: Rust code passes only the address on.
+// SAFETY: Rust code passes only the address on, but for `Mount::as_ptr`, which says why it may read.
 unsafe impl<T> Sync for Shared<T> {}
 
-/// The file system, `vfsmount` and the number of pins on it: the last two under `pin_fs_lock`.
-static FS_TYPE: Shared<bindings::file_system_type> =
-    Shared(UnsafeCell::new(bindings::file_system_type {
-        name: as_char_ptr_in_const_context(c"ashmem"),
-        owner: this_module::<crate::LocalModule>().as_ptr(),
-        init_fs_context: Some(init_fs_context),
-        kill_sb: Some(bindings::kill_anon_super),
-        ..pin_init::zeroed()
-    }));
 /// The inodes can be reached by `/proc/PID/map_files`, if not opened: truncate(2), chmod(2) and
 /// their like do not need to. Nobody changes them.
 static INODE_OPERATIONS: bindings::inode_operations = bindings::inode_operations {
@@ -328,6 +319,15 @@ unsafe extern "C" fn setattr(
     EPERM.to_errno()
 }
 
+/// The file system, `vfsmount` and the number of pins on it: the last two under `pin_fs_lock`.
+static FS_TYPE: Shared<bindings::file_system_type> =
+    Shared(UnsafeCell::new(bindings::file_system_type {
+        name: as_char_ptr_in_const_context(c"ashmem"),
+        owner: this_module::<crate::LocalModule>().as_ptr(),
+        init_fs_context: Some(init_fs_context),
+        kill_sb: Some(bindings::kill_anon_super),
+        ..pin_init::zeroed()
+    }));
 static MOUNT: Shared<*mut bindings::vfsmount> = Shared(UnsafeCell::new(null_mut()));
 static PINS: Shared<c_int> = Shared(UnsafeCell::new(0));
 
@@ -353,10 +353,10 @@ pub(crate) struct Mount(());
 impl Mount {
     /// Pins the mount, makes it if there is none. May sleep.
     ///
-    /// Not under `mmap_lock`: a superblock has shrinkers, which may have folders in debugfs, whose
+    /// Not to be called under `mmap_lock`: a superblock has shrinkers, which may have folders in debugfs, whose
     /// locks are held while user memory is written.
     pub(crate) fn pin() -> Result<Self> {
-        // SAFETY: The three statics belong to this function and `drop` only.
+        // SAFETY: The three statics are changed by this function and `drop` only.
         to_result(unsafe {
             bindings::simple_pin_fs(FS_TYPE.0.get(), MOUNT.0.get(), PINS.0.get())
         })?;

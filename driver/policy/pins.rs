@@ -14,7 +14,7 @@
 //! they were unpinned; two of them are never merged, so that what was purged and what was not stay
 //! apart. Within a range every page is in the range's [`Base`] state, but for those that are
 //! *marked*: they are in the other one. Marks and residency are bitmaps in [`Block`]s, which exist
-//! only where pages were ever resident; so memory pressure, which takes resident pages only, never
+//! only where there is something to note; so memory pressure, which takes resident pages only, never
 //! has to allocate in order to note what it took, and a hole of a terabyte costs one range.
 //!
 //! A page's memory can be taken if it is *live*: resident, in a range, and not purged. What is
@@ -116,6 +116,9 @@ pub(crate) trait Ranges {
     /// Puts `new` in the place of the range whose last page is `last`.
     fn update(&mut self, last: usize, new: Range);
 
+    /// Puts `head` and `tail` in the place of the range that they are parts of.
+    fn split(&mut self, spare: Self::Spare, head: Range, tail: Range);
+
     /// Removes the range whose last page is `last`.
     fn remove(&mut self, last: usize);
 }
@@ -164,6 +167,16 @@ pub(crate) enum Progress {
     NeedSpare,
 }
 
+/// What [`Pins::claim`] gives.
+pub(crate) enum Claimed {
+    /// The range as it was.
+    Range(Range),
+    /// Nothing now: a PIN is waiting, and goes first.
+    Later,
+    /// The range is not there any more.
+    Gone,
+}
+
 /// What [`Pins::state`] tells of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
@@ -187,6 +200,8 @@ pub(crate) struct Pins<R, B> {
     ranges: R,
     blocks: B,
     unpinned: usize,
+    /// Callers that wait for claims to be given back.
+    waiting: usize,
 }
 
 impl<R: Ranges, B: Blocks> Pins<R, B> {
@@ -197,6 +212,7 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
             ranges,
             blocks,
             unpinned: 0,
+            waiting: 0,
         }
     }
 
@@ -285,6 +301,8 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
     ///   3. range ends behind         [=====[==]  keeps its tail
     ///   4. pages inside range     [==]=====[==]  split in two: takes the spare node
     /// ```
+    ///
+    /// Nothing is changed before all memory is there, so that nothing is lost if there is none.
     pub(crate) fn pin(
         &mut self,
         rest: &mut PageRange,
@@ -302,7 +320,12 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
             let cut = rest.clamp(old.start, old.last + 1);
             let head = old.start < cut.start();
             let tail = old.last >= cut.end();
-            if head && tail && spare.is_none() {
+            // A split at once; or one later, if others change the rest between two steps.
+            let more = || {
+                self.overlapping(rest.clamp(old.last + 1, usize::MAX))
+                    .is_some()
+            };
+            if spare.is_none() && (head && tail || !tail && more()) {
                 return Progress::NeedSpare;
             }
 
@@ -344,17 +367,14 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
                     left.start = cut.end();
                     left.live = left.live.saturating_sub(front_counts.live);
                     left.purged = left.purged.saturating_sub(front_counts.purged);
-                    self.ranges.update(old.last, left);
+                    let head = Range {
+                        last: cut.start() - 1,
+                        live: front_counts.live,
+                        purged: front_counts.purged,
+                        ..old
+                    };
                     if let Some(spare) = spare.take() {
-                        self.ranges.insert(
-                            spare,
-                            Range {
-                                last: cut.start() - 1,
-                                live: front_counts.live,
-                                purged: front_counts.purged,
-                                ..old
-                            },
-                        );
+                        self.ranges.split(spare, head, left);
                     }
                 }
             }
@@ -430,17 +450,29 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
 
     /// Keeps the range that begins at `start` and has this age from being pinned. Several may do
     /// so at once, and purge different pages of it.
-    ///
-    /// `None` if it is not there any more.
-    pub(crate) fn claim(&mut self, start: usize, age: u64) -> Option<Range> {
-        let range = self.ranges.at_or_after(start)?;
-
+    pub(crate) fn claim(&mut self, start: usize, age: u64) -> Claimed {
+        let Some(range) = self.ranges.at_or_after(start) else {
+            return Claimed::Gone;
+        };
         if range.start != start || range.age != age {
-            return None;
+            return Claimed::Gone;
+        }
+        if self.waiting != 0 {
+            return Claimed::Later;
         }
         let claims = range.claims + 1;
         self.ranges.update(range.last, Range { claims, ..range });
-        Some(range)
+        Claimed::Range(range)
+    }
+
+    /// The caller begins (`true`) or ends to wait for claims. While somebody waits, there are no
+    /// new ones.
+    pub(crate) fn waits(&mut self, begins: bool) {
+        if begins {
+            self.waiting += 1;
+        } else {
+            self.waiting -= 1;
+        }
     }
 
     /// Gives a claim back.

@@ -38,7 +38,7 @@ impl HostTests {
     }
 }
 
-/// Runs them. Everything that cargo says is kept in the log; `each` is told
+/// Runs those of the package or workspace in `directory`. Everything that cargo says is kept in the log; `each` is told
 /// every result as it comes.
 pub fn run(
     directory: &Path,
@@ -51,13 +51,7 @@ pub fn run(
         File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
     let mut cargo = Command::new("cargo")
         .current_dir(directory)
-        .args([
-            "test",
-            "--locked",
-            "--workspace",
-            "--no-fail-fast",
-            "--color=never",
-        ])
+        .args(["test", "--locked", "--no-fail-fast", "--color=never"])
         .arg("--")
         .args(filter)
         .envs(environment.iter().copied())

@@ -51,7 +51,8 @@ enum Verb {
         /// Only the tests whose name contains this.
         #[arg(long, value_parser = filter)]
         filter: Option<String>,
-        /// Run `cargo test` in this directory as well.
+        /// Run `cargo test` in this directory as well: that of a package or of
+        /// the workspace.
         #[arg(long, value_name = "DIR")]
         host_tests: Option<PathBuf>,
         /// Where the logs go: NAME.console.log, NAME.kernel.log, NAME.tap and

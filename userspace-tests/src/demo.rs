@@ -7,10 +7,6 @@ use std::os::fd::AsFd;
 
 use anyhow::Context;
 use anyhow::ensure;
-use nix::sys::socket::AddressFamily;
-use nix::sys::socket::SockFlag;
-use nix::sys::socket::SockType;
-use nix::sys::socket::socketpair;
 use nix::sys::utsname::uname;
 
 use crate::region::Mapping;
@@ -23,6 +19,7 @@ use crate::tests::names::line_of;
 use crate::tests::process::in_child;
 use crate::tests::process::receive_fd;
 use crate::tests::process::send_fd;
+use crate::tests::process::sockets;
 use crate::tests::process::spawn;
 use crate::tests::reclaim::free_pages;
 use crate::tests::reclaim::occupy;
@@ -51,12 +48,7 @@ fn heading(text: &str) {
 
 fn name_and_map() -> anyhow::Result<(Region, Mapping)> {
     heading("A region is made, named, and mapped by two processes");
-    let (here, there) = socketpair(
-        AddressFamily::Unix,
-        SockType::Stream,
-        None,
-        SockFlag::SOCK_CLOEXEC,
-    )?;
+    let (here, there) = sockets()?;
     let other = spawn(|| {
         let region = Region::from_fd(receive_fd(&there)?);
         let map = region.map(N)?;

@@ -22,10 +22,6 @@ use nix::sys::mman::madvise;
 use nix::sys::mman::mlockall;
 use nix::sys::resource::UsageWho;
 use nix::sys::resource::getrusage;
-use nix::sys::socket::AddressFamily;
-use nix::sys::socket::SockFlag;
-use nix::sys::socket::SockType;
-use nix::sys::socket::socketpair;
 
 use crate::harness::tests;
 use crate::region::Mapping;
@@ -35,6 +31,7 @@ use crate::region::Region;
 use crate::tests::process::in_child;
 use crate::tests::process::receive_fd;
 use crate::tests::process::send_fd;
+use crate::tests::process::sockets;
 use crate::tests::process::spawn;
 
 tests! {
@@ -377,12 +374,7 @@ fn settle_except(map: &Mapping) -> anyhow::Result<()> {
 }
 
 fn two_processes_share_what_either_allocated() -> anyhow::Result<()> {
-    let (here, there) = socketpair(
-        AddressFamily::Unix,
-        SockType::Stream,
-        None,
-        SockFlag::SOCK_CLOEXEC,
-    )?;
+    let (here, there) = sockets()?;
     let stranger = spawn(|| {
         let region = Region::from_fd(receive_fd(&there)?);
         settle()?;

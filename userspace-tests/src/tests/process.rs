@@ -15,12 +15,16 @@ use anyhow::Context;
 use anyhow::bail;
 use anyhow::ensure;
 use nix::sys::signal::Signal;
+use nix::sys::socket::AddressFamily;
 use nix::sys::socket::ControlMessage;
 use nix::sys::socket::ControlMessageOwned;
 use nix::sys::socket::MsgFlags;
+use nix::sys::socket::SockFlag;
+use nix::sys::socket::SockType;
 use nix::sys::socket::UnixAddr;
 use nix::sys::socket::recvmsg;
 use nix::sys::socket::sendmsg;
+use nix::sys::socket::socketpair;
 use nix::sys::wait::WaitStatus;
 use nix::sys::wait::waitpid;
 use nix::unistd::ForkResult;
@@ -79,6 +83,17 @@ pub fn dies_of(signal: Signal, body: impl FnOnce()) -> anyhow::Result<()> {
         WaitStatus::Signaled(_, found, _) if found == signal => Ok(()),
         other => bail!("expected {signal}, found {other:?}"),
     }
+}
+
+/// Two ends of a connection.
+pub fn sockets() -> anyhow::Result<(OwnedFd, OwnedFd)> {
+    socketpair(
+        AddressFamily::Unix,
+        SockType::Stream,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )
+    .context("socketpair")
 }
 
 /// Sends a descriptor and a byte over a Unix socket.

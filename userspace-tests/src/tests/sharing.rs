@@ -9,10 +9,6 @@ use std::time::Instant;
 
 use anyhow::ensure;
 use nix::errno::Errno;
-use nix::sys::socket::AddressFamily;
-use nix::sys::socket::SockFlag;
-use nix::sys::socket::SockType;
-use nix::sys::socket::socketpair;
 
 use crate::harness::tests;
 use crate::region::Mapping;
@@ -21,6 +17,7 @@ use crate::region::Region;
 use crate::tests::process::in_child;
 use crate::tests::process::receive_fd;
 use crate::tests::process::send_fd;
+use crate::tests::process::sockets;
 use crate::tests::process::spawn;
 
 tests! {
@@ -55,12 +52,7 @@ fn fork_shares_both_ways() -> anyhow::Result<()> {
 }
 
 fn descriptor_sent_to_a_stranger_is_the_same_region() -> anyhow::Result<()> {
-    let (here, there) = socketpair(
-        AddressFamily::Unix,
-        SockType::Stream,
-        None,
-        SockFlag::SOCK_CLOEXEC,
-    )?;
+    let (here, there) = sockets()?;
     // Started before there is a region, so that nothing of it is inherited.
     let stranger = spawn(|| {
         let region = Region::from_fd(receive_fd(&there)?);
