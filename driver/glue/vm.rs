@@ -127,9 +127,10 @@ impl<T: PseudoFileOperations> Vm<T> {
                 folio.into_page(fault.index()),
                 bindings::vm_fault_reason_VM_FAULT_LOCKED,
             ),
-            // SAFETY: There is always a zero page. It is only copied from.
             Outcome::Zeros if fault.is_private_write() => {
-                (unsafe { inline::ashmem_get_zero_page() }, 0)
+                // SAFETY: There is always a zero page. The core only copies from it here.
+                let page = unsafe { inline::ashmem_get_zero_page() };
+                (page, 0)
             }
             // Mapped, it would be everybody's.
             Outcome::Zeros => return bindings::vm_fault_reason_VM_FAULT_SIGBUS,
