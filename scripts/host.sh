@@ -65,7 +65,7 @@ need_mirror() {
     local probe
     MIRROR=$(find_mirror)
     [[ $MIRROR ]] ||
-        fail "apt here knows no Debian mirror; name one, as in: make ${VERB:-test} MIRROR=http://HOST/debian"
+        fail "apt here knows no Debian mirror; name one with MIRROR="
     export MIRROR
     probe=$(mktemp)
     if ! /usr/lib/apt/apt-helper -o Acquire::Retries=2 -o Acquire::http::Timeout=20 \

@@ -17,6 +17,7 @@ use nix::sys::mman::msync;
 use nix::sys::mman::munmap;
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
+use nix::sys::uio::pread;
 use nix::unistd::truncate;
 
 use crate::harness::tests;
@@ -24,6 +25,7 @@ use crate::region::PAGE;
 use crate::region::RW;
 use crate::region::Region;
 use crate::tests::process::dies_of;
+use crate::tests::process::spawn;
 
 tests! {
     touch_past_the_end_is_sigbus,
@@ -34,6 +36,7 @@ tests! {
     partial_munmap_keeps_the_rest,
     grown_mapping_ends_where_the_region_ends,
     nobody_reaches_the_file_behind_a_mapping,
+    failed_memory_never_reads_as_zeros,
 }
 
 fn touch_past_the_end_is_sigbus() -> anyhow::Result<()> {
@@ -203,4 +206,43 @@ fn nobody_reaches_the_file_behind_a_mapping() -> anyhow::Result<()> {
     ensure!(region.purge_all()? == 4);
     ensure!(map.picture(5) == "xxxx0000");
     Ok(())
+}
+
+fn failed_memory_never_reads_as_zeros() -> anyhow::Result<()> {
+    let region = Region::sized(4)?;
+    let map = region.map(4)?;
+    map.stamp(0..4, 8);
+    // In a child, which the kernel may choose to kill.
+    let child = spawn(|| {
+        let at = std::ptr::NonNull::new((map.base() + 2 * PAGE) as *mut libc::c_void)
+            .context("no address")?;
+        // SAFETY: The page's content is lost, as this test wants it.
+        unsafe { madvise(at, PAGE, MmapAdvise::MADV_HWPOISON) }?;
+        Ok(())
+    })?;
+    child.wait()?;
+
+    dies_of(Signal::SIGBUS, || {
+        map.read(2 * PAGE);
+    })?;
+    let fresh = region.map(4)?;
+    dies_of(Signal::SIGBUS, || {
+        fresh.read(2 * PAGE);
+    })?;
+    let mut buffer = [0; 16];
+    ensure!(pread(&region, &mut buffer, 2 * PAGE as i64) == Err(Errno::EIO));
+    ensure!(
+        pread(&region, &mut buffer, 2 * PAGE as i64 - 8)? == 8,
+        "up to it"
+    );
+    ensure!(
+        map.read(PAGE) == 8 && fresh.read(3 * PAGE) == 8,
+        "its neighbours"
+    );
+    // Purging leaves it, so that it stays known.
+    region.unpin(0..4)?;
+    ensure!(region.purge_all()? == 3);
+    dies_of(Signal::SIGBUS, || {
+        fresh.read(2 * PAGE);
+    })
 }
