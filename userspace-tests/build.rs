@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::process::exit;
 
-/// What bindgen reads; it includes the header below.
-const WRAPPER: &str = "abi.h";
+/// What bindgen reads, the same as for the driver; it includes the header below.
+const WRAPPER: &str = "../driver/include/abi_numbers.h";
 /// The one source of the ABI.
 const HEADER: &str = "../driver/include/ashmem.h";
 

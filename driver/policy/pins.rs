@@ -379,7 +379,7 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
                 }
             }
             if has_marks {
-                self.change_all(cut, |block, word, mask| block.marked[word] &= !mask);
+                self.each_word(cut, |block, word, mask| block.marked[word] &= !mask);
             }
             self.unpinned -= cut.len();
             *rest = rest.clamp(cut.end(), usize::MAX);
@@ -540,7 +540,7 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
 
         // INVARIANT: with the base `Purged` a mark stands for a page that was not purged, and that
         // is now each live page.
-        self.change_all(pages, |block, word, mask| {
+        self.each_word(pages, |block, word, mask| {
             let live = block.live(range.base, word) & mask;
             block.marked[word] = block.marked[word] & !mask | live;
         });
@@ -642,19 +642,10 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
         let mut live = 0;
         let mut marks = 0;
 
-        self.blocks
-            .walk::<()>(pages.start() / BLOCK_PAGES, |number, block| {
-                let first = number * BLOCK_PAGES;
-                if first >= pages.end() {
-                    return ControlFlow::Break(());
-                }
-                for word in 0..WORDS {
-                    let mask = word_mask(pages, first + word * 64);
-                    live += (block.live(base, word) & mask).count_ones() as usize;
-                    marks += (block.marked[word] & mask).count_ones() as usize;
-                }
-                ControlFlow::Continue(())
-            });
+        self.each_word(pages, |block, word, mask| {
+            live += (block.live(base, word) & mask).count_ones() as usize;
+            marks += (block.marked[word] & mask).count_ones() as usize;
+        });
         Counts {
             live,
             purged: match base {
@@ -677,8 +668,9 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
         }
     }
 
-    /// Changes the blocks of `pages`; `f` is given a word and the bits of it that are meant.
-    fn change_all(&mut self, pages: PageRange, mut f: impl FnMut(&mut Block, usize, u64)) {
+    /// Shows the blocks of `pages`, to be read or changed; `f` is given a word and the bits of it
+    /// that are meant.
+    fn each_word(&mut self, pages: PageRange, mut f: impl FnMut(&mut Block, usize, u64)) {
         self.blocks
             .walk::<()>(pages.start() / BLOCK_PAGES, |number, block| {
                 let first = number * BLOCK_PAGES;
