@@ -7,6 +7,7 @@ use crate::harness::Test;
 pub mod counts;
 mod device;
 mod mapping;
+pub mod memory;
 mod module;
 pub mod names;
 mod pin;
@@ -15,11 +16,13 @@ mod protection;
 mod read;
 pub mod reclaim;
 mod sharing;
+mod states;
 
 /// Every test, in the order in which they run; those that reload the module
 /// come last.
 pub const ALL: &[&[Test]] = &[
     device::TESTS,
+    states::TESTS,
     names::TESTS,
     protection::TESTS,
     mapping::TESTS,
