@@ -543,7 +543,10 @@ fn every_call_in_every_state() -> anyhow::Result<()> {
     let mut picture = heading(INDENT);
     let mut wrong = 0;
     for (name, state, expected) in STATES {
-        let found = results(*state).with_context(|| format!("a region that is {name}"))?;
+        let found = match results(*state) {
+            Ok(found) => found,
+            Err(error) => format!("{error:#}"),
+        };
         picture += &format!("{name:INDENT$}{found}\n");
         if found != *expected {
             wrong += 1;
