@@ -28,7 +28,6 @@ tests! {
     failed_mmap_freezes_nothing,
     every_open_is_a_region_of_its_own,
     descriptors_of_every_mode_take_ioctls,
-    file_id_is_the_inode_of_the_mapping,
     region_beyond_memory_is_enomem,
 }
 
@@ -132,7 +131,6 @@ fn every_open_is_a_region_of_its_own() -> anyhow::Result<()> {
     let (a, b) = (one.map(1)?, two.map(1)?);
     a.write(0, 1);
     ensure!(b.read(0) == 0);
-    ensure!(one.file_id()? != two.file_id()?);
     Ok(())
 }
 
@@ -153,21 +151,6 @@ fn descriptors_of_every_mode_take_ioctls() -> anyhow::Result<()> {
     ensure!(map(OFlag::O_WRONLY, ProtFlags::PROT_WRITE)? == Some(Errno::EACCES));
     let path = Region::open_mode(OFlag::O_PATH)?;
     ensure!(path.size() == Err(Errno::EBADF));
-    Ok(())
-}
-
-fn file_id_is_the_inode_of_the_mapping() -> anyhow::Result<()> {
-    let region = Region::sized(1)?;
-    ensure!(
-        region.file_id() == Err(Errno::EINVAL),
-        "before the first mmap"
-    );
-    let map = region.map(1)?;
-    let id = region.file_id()?;
-    let line = crate::tests::names::line_of(&map)?;
-    let inode = line.split_whitespace().nth(4).context("no inode")?;
-    ensure!(inode == id.to_string(), "{id}: {line}");
-    ensure!(region.fdinfo()?.contains(&format!("inode:\t{id}\n")));
     Ok(())
 }
 

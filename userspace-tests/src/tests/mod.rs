@@ -4,16 +4,19 @@
 
 use crate::harness::Test;
 
+mod charge;
 pub mod counts;
 mod device;
 mod mapping;
 mod module;
 pub mod names;
 mod pin;
+mod private;
 pub mod process;
 mod protection;
 mod read;
 pub mod reclaim;
+mod seen;
 mod sharing;
 
 /// Every test, in the order in which they run; those that reload the module
@@ -25,8 +28,11 @@ pub const ALL: &[&[Test]] = &[
     mapping::TESTS,
     sharing::TESTS,
     read::TESTS,
+    seen::TESTS,
+    private::TESTS,
     counts::TESTS,
     pin::TESTS,
     reclaim::TESTS,
+    charge::TESTS,
     module::TESTS,
 ];
