@@ -4,6 +4,7 @@
 
 use crate::harness::Test;
 
+mod charge;
 pub mod counts;
 mod device;
 mod mapping;
@@ -11,10 +12,12 @@ pub mod memory;
 mod module;
 pub mod names;
 mod pin;
+mod private;
 pub mod process;
 mod protection;
 mod read;
 pub mod reclaim;
+mod seen;
 mod sharing;
 mod states;
 
@@ -28,8 +31,11 @@ pub const ALL: &[&[Test]] = &[
     mapping::TESTS,
     sharing::TESTS,
     read::TESTS,
+    seen::TESTS,
+    private::TESTS,
     counts::TESTS,
     pin::TESTS,
     reclaim::TESTS,
+    charge::TESTS,
     module::TESTS,
 ];
