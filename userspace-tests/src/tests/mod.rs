@@ -7,6 +7,7 @@ use crate::harness::Test;
 mod clients;
 pub mod counts;
 mod device;
+mod history;
 mod mapping;
 mod module;
 pub mod names;
@@ -30,5 +31,6 @@ pub const ALL: &[&[Test]] = &[
     pin::TESTS,
     reclaim::TESTS,
     clients::TESTS,
+    history::TESTS,
     module::TESTS,
 ];
