@@ -182,9 +182,27 @@ impl Region {
 
     /// Any mapping from the region's start.
     pub fn map_as(&self, len: usize, prot: ProtFlags, flags: MapFlags) -> nix::Result<Mapping> {
-        let len = NonZeroUsize::new(len).ok_or(Errno::EINVAL)?;
         // SAFETY: Without MAP_FIXED a mapping replaces nothing.
-        let base = unsafe { mmap(None, len, prot, flags, &self.0, 0) }?;
+        unsafe { self.map_at(None, len, prot, flags, 0) }
+    }
+
+    /// Any mapping: all arguments of mmap(2).
+    ///
+    /// # Safety
+    ///
+    /// With `MAP_FIXED`, nobody may use what it replaces any more.
+    pub unsafe fn map_at(
+        &self,
+        address: Option<usize>,
+        len: usize,
+        prot: ProtFlags,
+        flags: MapFlags,
+        offset: libc::off_t,
+    ) -> nix::Result<Mapping> {
+        let address = address.and_then(NonZeroUsize::new);
+        let len = NonZeroUsize::new(len).ok_or(Errno::EINVAL)?;
+        // SAFETY: The caller looks after what is replaced.
+        let base = unsafe { mmap(address, len, prot, flags, &self.0, offset) }?;
         Ok(Mapping {
             base: base.cast(),
             len: len.get(),

@@ -5,8 +5,10 @@
 use crate::harness::Test;
 
 mod charge;
+mod clients;
 pub mod counts;
 mod device;
+mod history;
 mod mapping;
 pub mod memory;
 mod module;
@@ -37,5 +39,7 @@ pub const ALL: &[&[Test]] = &[
     pin::TESTS,
     reclaim::TESTS,
     charge::TESTS,
+    clients::TESTS,
+    history::TESTS,
     module::TESTS,
 ];
