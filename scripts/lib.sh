@@ -218,7 +218,7 @@ TARGET=target-$(hash_of_text "$TREE $ROOT")
 use_programs() {
     CARGO_TARGET_DIR=$CACHE/$TARGET
     [[ -r $ROOT.tools ]] || return 1
-    PROGRAMS=$CACHE/bin/$(hash_of_tree Cargo.toml Cargo.lock userspace-tests qemu driver/include)-$(hash_of "$ROOT.tools")
+    PROGRAMS=$CACHE/bin/$(hash_of_tree Cargo.toml Cargo.lock client userspace-tests qemu driver/include)-$(hash_of "$ROOT.tools")
 }
 
 # What no tool here could bear.

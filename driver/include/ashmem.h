@@ -37,6 +37,39 @@ struct ashmem_pin {
 	__u32 len; /* 0: up to the end of the region */
 };
 
+/* The same without the end at 4 GiB. */
+struct ashmem_range {
+	__u64 offset; /* from the start of the region */
+	__u64 len; /* 0: up to the end of the region */
+};
+
+/* What ASHMEM_GET_PAGE_STATUS writes for a page: one of the first three in the
+ * bits of ASHMEM_PAGE_STATE_MASK, and whether the page has memory.
+ */
+#define ASHMEM_PAGE_PINNED 0
+#define ASHMEM_PAGE_UNPINNED 1
+#define ASHMEM_PAGE_PURGED 2
+#define ASHMEM_PAGE_STATE_MASK 3
+#define ASHMEM_PAGE_RESIDENT 0x10
+
+struct ashmem_page_status_args {
+	__u64 offset; /* from the start of the region */
+	__u64 len; /* 0: up to the end of the region */
+	__u64 status; /* address of one byte a page */
+};
+
+/* The size in bytes, then the counters of /proc/PID/fdinfo. */
+struct ashmem_counters {
+	__u64 size;
+	__u64 faults;
+	__u64 map_faults;
+	__u64 huge_faults;
+	__u64 allocated;
+	__u64 purged;
+	__u64 resident;
+	__u64 unpinned;
+};
+
 #define __ASHMEMIOC 0x77
 
 /* A C string of at most ASHMEM_NAME_LEN bytes; before the first mmap(2). */
@@ -61,5 +94,18 @@ struct ashmem_pin {
 #define ASHMEM_PURGE_ALL_CACHES _IO(__ASHMEMIOC, 10)
 /* Writes the inode number that /proc/PID/maps shows; after the first mmap(2). */
 #define ASHMEM_GET_FILE_ID _IOR(__ASHMEMIOC, 11, unsigned long)
+
+/* From 32 on: this driver's own; others answer ENOTTY. */
+
+/* Returns how many bytes the driver knows; a shorter or a longer struct is
+ * taken by the size in the number, and the rest of a longer one is zeroed.
+ */
+#define ASHMEM_GET_COUNTERS _IOR(__ASHMEMIOC, 32, struct ashmem_counters)
+/* As ASHMEM_PIN, ASHMEM_UNPIN and ASHMEM_GET_PIN_STATUS. */
+#define ASHMEM_PIN_RANGE _IOW(__ASHMEMIOC, 33, struct ashmem_range)
+#define ASHMEM_UNPIN_RANGE _IOW(__ASHMEMIOC, 34, struct ashmem_range)
+#define ASHMEM_GET_RANGE_PIN_STATUS _IOW(__ASHMEMIOC, 35, struct ashmem_range)
+/* Writes one byte for each page of the range, and changes none. */
+#define ASHMEM_GET_PAGE_STATUS _IOW(__ASHMEMIOC, 36, struct ashmem_page_status_args)
 
 #endif /* _UAPI_ASHMEM_H */

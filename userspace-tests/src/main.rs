@@ -11,7 +11,6 @@
 //! - [`region`]: the device, as tests and demonstration use it
 //! - [`tests`], [`demo`], [`shell`], [`selftest`]: the modes
 
-mod abi;
 mod closing;
 mod demo;
 mod harness;
@@ -29,6 +28,7 @@ mod tests;
 use std::process::ExitCode;
 use std::process::id;
 
+use ashmem::abi;
 use clap::Parser;
 use clap::Subcommand;
 

@@ -4,6 +4,7 @@
 
 use crate::harness::Test;
 
+mod client;
 pub mod counts;
 mod device;
 mod mapping;
@@ -28,5 +29,6 @@ pub const ALL: &[&[Test]] = &[
     counts::TESTS,
     pin::TESTS,
     reclaim::TESTS,
+    client::TESTS,
     module::TESTS,
 ];
