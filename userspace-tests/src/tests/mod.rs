@@ -4,6 +4,7 @@
 
 use crate::harness::Test;
 
+mod c_library;
 mod client;
 pub mod counts;
 mod device;
@@ -30,5 +31,6 @@ pub const ALL: &[&[Test]] = &[
     pin::TESTS,
     reclaim::TESTS,
     client::TESTS,
+    c_library::TESTS,
     module::TESTS,
 ];
