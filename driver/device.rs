@@ -10,6 +10,7 @@ use crate::{
             Seek,
             Whence, //
         },
+        fatal_signal_pending,
         is_admin, //
     },
     policy::page_range::PageRange,
@@ -22,6 +23,12 @@ use crate::{
     uapi, //
 };
 use kernel::{
+    ioctl::{
+        _IOC_DIR,
+        _IOC_NR,
+        _IOC_SIZE,
+        _IOC_TYPE, //
+    },
     iov::IovIterDest,
     mm::virt::VmaNew,
     prelude::*,
@@ -30,6 +37,10 @@ use kernel::{
     sync::{
         Arc,
         ArcBorrow, //
+    },
+    transmute::{
+        AsBytes,
+        FromBytes, //
     },
     uaccess::{
         UserPtr,
@@ -60,9 +71,13 @@ impl Device for Region {
             uapi::GET_SIZE => Ok(self.size() as isize),
             uapi::SET_PROT_MASK => self.set_mask(arg).map(|()| 0),
             uapi::GET_PROT_MASK => Ok(self.mask() as isize),
-            uapi::PIN => pin(&self, arg),
-            uapi::UNPIN => unpin(&self, arg),
-            uapi::GET_PIN_STATUS => pin_status(&self, arg),
+            uapi::PIN => pin(&self, read_pin(&self, arg)?),
+            uapi::UNPIN => unpin(&self, read_pin(&self, arg)?),
+            uapi::GET_PIN_STATUS => pin_status(&self, read_pin(&self, arg)?),
+            uapi::PIN_RANGE => pin(&self, read_range(&self, arg)?),
+            uapi::UNPIN_RANGE => unpin(&self, read_range(&self, arg)?),
+            uapi::GET_RANGE_PIN_STATUS => pin_status(&self, read_range(&self, arg)?),
+            uapi::GET_PAGE_STATUS => page_status(&self, arg),
             uapi::PURGE_ALL_CACHES => purge_all(&self),
             uapi::GET_FILE_ID => {
                 let ino = self.ino()?;
@@ -71,6 +86,7 @@ impl Device for Region {
                     .write(&ino)?;
                 Ok(0)
             }
+            _ if but_size(cmd) == but_size(uapi::GET_COUNTERS) => counters(&self, cmd, arg),
             _ => Err(ENOTTY),
         }
     }
@@ -157,25 +173,26 @@ fn get_name(region: &Region, arg: usize) -> Result<isize> {
     Ok(0)
 }
 
-/// Reads a `struct ashmem_pin` and checks it: `EFAULT`, then `EINVAL`.
-fn read_range(region: &Region, arg: usize) -> Result<PageRange> {
-    let mut bytes = [0; size_of::<uapi::Pin>()];
-    UserSlice::new(UserPtr::from_addr(arg), bytes.len())
+/// Reads a structure of the ABI. `EFAULT` for a bad pointer.
+fn read_struct<T: FromBytes>(arg: usize) -> Result<T> {
+    UserSlice::new(UserPtr::from_addr(arg), size_of::<T>())
         .reader()
-        .read_slice(&mut bytes)?;
-
-    let word =
-        |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-    let (offset, len) = (
-        word(core::mem::offset_of!(uapi::Pin, offset)),
-        word(core::mem::offset_of!(uapi::Pin, len)),
-    );
-    region.range(offset.into(), len.into(), u32::MAX.into())
+        .read()
 }
 
-fn pin(region: &Region, arg: usize) -> Result<isize> {
-    let pages = read_range(region, arg)?;
+/// Reads a `struct ashmem_pin` and checks it: `EFAULT`, then `EINVAL`.
+fn read_pin(region: &Region, arg: usize) -> Result<PageRange> {
+    let pin: uapi::Pin = read_struct(arg)?;
+    region.range(pin.offset.into(), pin.len.into(), u32::MAX.into())
+}
 
+/// Reads a `struct ashmem_range` and checks it: `EFAULT`, then `EINVAL`.
+fn read_range(region: &Region, arg: usize) -> Result<PageRange> {
+    let range: uapi::Range = read_struct(arg)?;
+    region.range(range.offset, range.len, u64::MAX)
+}
+
+fn pin(region: &Region, pages: PageRange) -> Result<isize> {
     Ok(if region.pin(pages)? {
         uapi::WAS_PURGED
     } else {
@@ -183,9 +200,7 @@ fn pin(region: &Region, arg: usize) -> Result<isize> {
     })
 }
 
-fn unpin(region: &Region, arg: usize) -> Result<isize> {
-    let pages = read_range(region, arg)?;
-
+fn unpin(region: &Region, pages: PageRange) -> Result<isize> {
     // Purging takes content away, which is a way of writing.
     if region.shared().strict_unpin && region.mask() & uapi::PROT_WRITE == 0 {
         return Err(EPERM);
@@ -194,14 +209,64 @@ fn unpin(region: &Region, arg: usize) -> Result<isize> {
     Ok(0)
 }
 
-fn pin_status(region: &Region, arg: usize) -> Result<isize> {
-    let pages = read_range(region, arg)?;
-
+fn pin_status(region: &Region, pages: PageRange) -> Result<isize> {
     Ok(if region.is_pinned(pages) {
         uapi::IS_PINNED
     } else {
         uapi::IS_UNPINNED
     })
+}
+
+/// ASHMEM_GET_PAGE_STATUS. Each few hundred pages are seen at one moment.
+fn page_status(region: &Region, arg: usize) -> Result<isize> {
+    let wanted: uapi::PageStatus = read_struct(arg)?;
+    let mut rest = region.range(wanted.offset, wanted.len, u64::MAX)?;
+    let status = usize::try_from(wanted.status).map_err(|_| EFAULT)?;
+    let mut writer = UserSlice::new(UserPtr::from_addr(status), rest.len()).writer();
+    let mut bytes = [0; 512];
+
+    while !rest.is_empty() {
+        // There may be billions of them.
+        if fatal_signal_pending() {
+            return Err(EINTR);
+        }
+        let pages = region.page_status(&mut rest, &mut bytes);
+        writer.write_slice(&bytes[..pages])?;
+    }
+    Ok(0)
+}
+
+/// Direction, type and number of an ioctl, without the size.
+fn but_size(cmd: u32) -> (u32, u32, u32) {
+    (_IOC_DIR(cmd), _IOC_TYPE(cmd), _IOC_NR(cmd))
+}
+
+/// ASHMEM_GET_COUNTERS, in as many bytes as the number says.
+fn counters(region: &Region, cmd: u32, arg: usize) -> Result<isize> {
+    let wanted = _IOC_SIZE(cmd);
+    if wanted == 0 || wanted % size_of::<u64>() != 0 {
+        return Err(ENOTTY);
+    }
+    let info = region.info();
+    let events = &region.counters;
+    let counters = uapi::Counters {
+        size: info.size as u64,
+        faults: events.faults.get(),
+        map_faults: events.map_faults.get(),
+        huge_faults: events.huge_faults.get(),
+        allocated: events.allocated.get(),
+        purged: events.purged.get(),
+        resident: info.resident as u64,
+        unpinned: info.unpinned as u64,
+    };
+    let known = counters.as_bytes();
+    let mut writer = UserSlice::new(UserPtr::from_addr(arg), wanted).writer();
+
+    writer.write_slice(&known[..wanted.min(known.len())])?;
+    for _ in known.len()..wanted {
+        writer.write(&0u8)?;
+    }
+    Ok(known.len() as isize)
 }
 
 fn purge_all(region: &Region) -> Result<isize> {

@@ -37,7 +37,8 @@ use crate::{
             Pins,
             Progress,
             Range,
-            Ranges, //
+            Ranges,
+            State, //
         }, //
     },
     uapi, //
@@ -503,6 +504,28 @@ impl Region {
     /// Whether all of `pages` are pinned.
     pub(crate) fn is_pinned(&self, pages: PageRange) -> bool {
         self.pins.lock().is_pinned(pages)
+    }
+
+    /// Writes a byte, as the ABI has it, for each of the first pages of `rest`, and takes these from
+    /// it; gives how many fitted. One moment's view.
+    pub(crate) fn page_status(&self, rest: &mut PageRange, out: &mut [u8]) -> usize {
+        let pages = rest.clamp(rest.start(), rest.start().saturating_add(out.len()));
+        let mut out = out.iter_mut();
+
+        self.pins.lock().each_state(pages, |state, resident| {
+            if let Some(byte) = out.next() {
+                *byte = match state {
+                    State::Pinned => uapi::PAGE_PINNED,
+                    State::Unpinned => uapi::PAGE_UNPINNED,
+                    State::Purged => uapi::PAGE_PURGED,
+                };
+                if resident {
+                    *byte |= uapi::PAGE_RESIDENT;
+                }
+            }
+        });
+        *rest = rest.clamp(pages.end(), usize::MAX);
+        pages.len()
     }
 
     /// The file of a frozen region. `EINVAL` without a size, `EBADF` before it is frozen.

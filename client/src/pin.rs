@@ -92,7 +92,7 @@ impl<F: AsFd> Region<F> {
         if status.is_empty() {
             return Ok(vec![]);
         }
-        let args = abi::ashmem_page_status_args {
+        let args = abi::ashmem_page_status {
             offset: span.start,
             len: end - span.start,
             status: status.as_mut_ptr() as u64,

@@ -3,6 +3,7 @@
 #include <linux/highmem.h>
 #include <linux/personality.h>
 #include <linux/pseudo_fs.h>
+#include <linux/sched/signal.h>
 #include <linux/swap.h>
 
 #include "inline.h"
@@ -128,6 +129,11 @@ void ashmem_seq_escape(struct seq_file *m, const char *s, const char *esc)
 unsigned long ashmem_totalram_pages(void)
 {
 	return totalram_pages();
+}
+
+bool ashmem_fatal_signal_pending(void)
+{
+	return fatal_signal_pending(current);
 }
 
 bool ashmem_read_implies_exec(void)

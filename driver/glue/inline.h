@@ -37,6 +37,7 @@ struct file *ashmem_shmem_file_setup(loff_t size, bool noreserve);
 void ashmem_mm_account_reclaimed_pages(unsigned long pages);
 void ashmem_seq_escape(struct seq_file *m, const char *s, const char *esc);
 unsigned long ashmem_totalram_pages(void);
+bool ashmem_fatal_signal_pending(void);
 bool ashmem_read_implies_exec(void);
 
 #endif

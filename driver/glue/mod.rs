@@ -11,6 +11,11 @@ pub(crate) mod pseudo_file;
 pub(crate) mod shrinker;
 pub(crate) mod vm;
 
+use kernel::transmute::{
+    AsBytes,
+    FromBytes, //
+};
+
 /// What bindgen made of `bindings.h`: inline functions, and the ABI's numbers.
 #[allow(
     clippy::all,
@@ -28,6 +33,15 @@ pub(crate) mod bindings {
 
     include!(env!("ASHMEM_BINDINGS"));
 }
+
+// SAFETY: Integers may have any value.
+unsafe impl FromBytes for bindings::ashmem_pin {}
+// SAFETY: As above.
+unsafe impl FromBytes for bindings::ashmem_range {}
+// SAFETY: As above.
+unsafe impl FromBytes for bindings::ashmem_page_status {}
+// SAFETY: Eight integers of one size have no padding between them.
+unsafe impl AsBytes for bindings::ashmem_counters {}
 
 /// Size of memory in pages.
 pub(crate) fn total_ram_pages() -> usize {
@@ -47,6 +61,12 @@ pub(crate) fn account_reclaimed_pages(pages: usize) {
 pub(crate) fn read_implies_exec() -> bool {
     // SAFETY: It looks at `current` only.
     unsafe { bindings::ashmem_read_implies_exec() }
+}
+
+/// Whether the current task was killed: what it does is of no use any more.
+pub(crate) fn fatal_signal_pending() -> bool {
+    // SAFETY: It looks at `current` only.
+    unsafe { bindings::ashmem_fatal_signal_pending() }
 }
 
 /// Whether the current process has `CAP_SYS_ADMIN` in the initial user namespace.

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only WITH Linux-syscall-note */
 /*
  * The ioctl numbers of ashmem.h as constants, for bindgen, which does not
- * evaluate _IOW(). Read by the driver and by the client library.
+ * evaluate _IOW(). Read by the driver and by the tests.
  */
 #include "ashmem.h"
 

@@ -37,39 +37,6 @@ struct ashmem_pin {
 	__u32 len; /* 0: up to the end of the region */
 };
 
-/* The same without the end at 4 GiB. */
-struct ashmem_range {
-	__u64 offset; /* from the start of the region */
-	__u64 len; /* 0: up to the end of the region */
-};
-
-/* What ASHMEM_GET_PAGE_STATUS writes for a page: one of the first three in the
- * bits of ASHMEM_PAGE_STATE_MASK, and whether the page has memory.
- */
-#define ASHMEM_PAGE_PINNED 0
-#define ASHMEM_PAGE_UNPINNED 1
-#define ASHMEM_PAGE_PURGED 2
-#define ASHMEM_PAGE_STATE_MASK 3
-#define ASHMEM_PAGE_RESIDENT 0x10
-
-struct ashmem_page_status_args {
-	__u64 offset; /* from the start of the region */
-	__u64 len; /* 0: up to the end of the region */
-	__u64 status; /* address of one byte a page */
-};
-
-/* The size in bytes, then the counters of /proc/PID/fdinfo. */
-struct ashmem_counters {
-	__u64 size;
-	__u64 faults;
-	__u64 map_faults;
-	__u64 huge_faults;
-	__u64 allocated;
-	__u64 purged;
-	__u64 resident;
-	__u64 unpinned;
-};
-
 #define __ASHMEMIOC 0x77
 
 /* A C string of at most ASHMEM_NAME_LEN bytes; before the first mmap(2). */
@@ -95,17 +62,53 @@ struct ashmem_counters {
 /* Writes the inode number that /proc/PID/maps shows; after the first mmap(2). */
 #define ASHMEM_GET_FILE_ID _IOR(__ASHMEMIOC, 11, unsigned long)
 
-/* From 32 on: this driver's own; others answer ENOTTY. */
+/*
+ * From here on, what Android's driver does not have: it answers ENOTTY.
+ */
 
-/* Returns how many bytes the driver knows; a shorter or a longer struct is
- * taken by the size in the number, and the rest of a longer one is zeroed.
+/* As struct ashmem_pin, for regions of any size. */
+struct ashmem_range {
+	__u64 offset; /* from the start of the region */
+	__u64 len; /* 0: up to the end of the region */
+};
+
+/* The size in bytes, events since the region was made, and pages now. */
+struct ashmem_counters {
+	__u64 size;
+	__u64 faults; /* runs of the fault handler */
+	__u64 map_faults; /* calls of map_pages that resolved a fault */
+	__u64 huge_faults; /* runs of it that mapped a huge page */
+	__u64 allocated; /* pages allocated */
+	__u64 purged; /* pages whose memory was freed while unpinned */
+	__u64 resident; /* pages that have memory now */
+	__u64 unpinned; /* pages that are not pinned now */
+};
+
+/* ASHMEM_GET_PAGE_STATUS: which pages, and where to write of them. */
+struct ashmem_page_status {
+	__u64 offset; /* as in struct ashmem_range */
+	__u64 len;
+	__u64 status; /* address of one byte for each page */
+};
+
+/* In each of these bytes: one of the first three, and maybe the last. */
+#define ASHMEM_PAGE_PINNED 0x00
+#define ASHMEM_PAGE_UNPINNED 0x01
+#define ASHMEM_PAGE_PURGED 0x02 /* since it was unpinned */
+#define ASHMEM_PAGE_STATE_MASK 0x03
+#define ASHMEM_PAGE_RESIDENT 0x10 /* it has memory */
+
+/*
+ * Writes the counters; returns how many bytes of them the driver has. The
+ * structure may grow at its end: the size in the number says how many bytes are
+ * written, a multiple of 8; those that the driver does not have are zeros.
  */
 #define ASHMEM_GET_COUNTERS _IOR(__ASHMEMIOC, 32, struct ashmem_counters)
 /* As ASHMEM_PIN, ASHMEM_UNPIN and ASHMEM_GET_PIN_STATUS. */
 #define ASHMEM_PIN_RANGE _IOW(__ASHMEMIOC, 33, struct ashmem_range)
 #define ASHMEM_UNPIN_RANGE _IOW(__ASHMEMIOC, 34, struct ashmem_range)
 #define ASHMEM_GET_RANGE_PIN_STATUS _IOW(__ASHMEMIOC, 35, struct ashmem_range)
-/* Writes one byte for each page of the range, and changes none. */
-#define ASHMEM_GET_PAGE_STATUS _IOW(__ASHMEMIOC, 36, struct ashmem_page_status_args)
+/* Writes ASHMEM_PAGE_* for each page of a range, and changes nothing. */
+#define ASHMEM_GET_PAGE_STATUS _IOW(__ASHMEMIOC, 36, struct ashmem_page_status)
 
 #endif /* _UAPI_ASHMEM_H */

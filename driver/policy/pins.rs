@@ -177,7 +177,7 @@ pub(crate) enum Claimed {
     Gone,
 }
 
-/// What [`Pins::state`] tells of a page.
+/// What [`Pins::each_state`] tells of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     /// Never to be purged.
@@ -231,16 +231,27 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
         pages.is_empty() || self.overlapping(pages).is_none()
     }
 
-    /// The state of one page.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for the status of single pages")
-    )]
-    pub(crate) fn state(&self, page: usize) -> State {
-        match self.containing(page) {
-            None => State::Pinned,
-            Some(range) if self.is_purged(&range, page) => State::Purged,
-            Some(_) => State::Unpinned,
+    /// Tells of each of `pages`, in their order, its state and whether it is resident.
+    pub(crate) fn each_state(&self, pages: PageRange, mut f: impl FnMut(State, bool)) {
+        let mut range = self.overlapping(pages);
+        let mut block = None;
+
+        for page in pages.start()..pages.end() {
+            let (word, bit) = place(page);
+            if page == pages.start() || page % BLOCK_PAGES == 0 {
+                block = self.blocks.get(page / BLOCK_PAGES);
+            }
+            if range.is_some_and(|range| range.last < page) {
+                range = self.ranges.at_or_after(page);
+            }
+            let marked = block.is_some_and(|block| block.marked[word] & bit != 0);
+            let resident = block.is_some_and(|block| block.resident[word] & bit != 0);
+            let state = match range.filter(|range| range.start <= page) {
+                None => State::Pinned,
+                Some(range) if marked == (range.base == Base::Live) => State::Purged,
+                Some(_) => State::Unpinned,
+            };
+            f(state, resident);
         }
     }
 

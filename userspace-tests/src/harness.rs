@@ -67,12 +67,15 @@ pub struct Test {
     pub run: TestFn,
     /// How long it may take on a stock kernel; see [`time_limit`].
     pub limit: Duration,
+    /// What it shows of the ABI, as ids of driver/ABI.md.
+    pub abi: &'static [&'static str],
 }
 
-/// Makes a module's table: `tests! { some_fn, slow_fn @ 60 }`, with the seconds
-/// that a test may take on a stock kernel if they are not the usual 30.
+/// Makes a module's table: `tests! { some_fn => "size.unrounded" "size.frozen", slow_fn @ 60 }`,
+/// with the ids of driver/ABI.md that a test stands for, and the seconds that it
+/// may take on a stock kernel if they are not the usual 30.
 macro_rules! tests {
-    ($($name:ident $(@ $seconds:literal)?),* $(,)?) => {
+    ($($name:ident $(@ $seconds:literal)? $(=> $($id:literal)+)?),* $(,)?) => {
         /// The tests of this module, in the order in which they run.
         pub const TESTS: &[$crate::harness::Test] = &[$(
             $crate::harness::Test {
@@ -81,6 +84,7 @@ macro_rules! tests {
                 ),
                 run: $name,
                 limit: $crate::harness::limit(&[$($seconds)?]),
+                abi: &[$($($id),+)?],
             }
         ),*];
     };

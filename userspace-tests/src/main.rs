@@ -55,6 +55,8 @@ enum Mode {
     },
     /// Print the names of the tests.
     List,
+    /// Print the ids of driver/ABI.md, each with a test that stands for it.
+    Abi,
     /// Print the table of fault counts as the README has it.
     Counts,
     /// Show what the module is good for.
@@ -80,6 +82,14 @@ fn main() -> ExitCode {
         Mode::List => {
             for test in tests::ALL.iter().copied().flatten() {
                 println!("{}", test.name);
+            }
+            ExitCode::SUCCESS
+        }
+        Mode::Abi => {
+            for test in tests::ALL.iter().copied().flatten() {
+                for id in test.abi {
+                    println!("{id} {}", test.name);
+                }
             }
             ExitCode::SUCCESS
         }
