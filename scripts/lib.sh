@@ -213,12 +213,13 @@ use_module() {
 # the sources' times, so no two trees may share it.
 TARGET=target-$(hash_of_text "$TREE $ROOT")
 
-# use_programs: sets PROGRAMS, the folder of `guest` and `runner`.
+# use_programs: sets PROGRAMS, the folder of `guest`, `runner` and `files`, the
+# tree that goes into the guest.
 # shellcheck disable=SC2034 # for who sources this
 use_programs() {
     CARGO_TARGET_DIR=$CACHE/$TARGET
     [[ -r $ROOT.tools ]] || return 1
-    PROGRAMS=$CACHE/bin/$(hash_of_tree Cargo.toml Cargo.lock userspace-tests qemu driver/include)-$(hash_of "$ROOT.tools")
+    PROGRAMS=$CACHE/bin/$(hash_of_tree Cargo.toml Cargo.lock userspace-tests qemu driver/include)-$(hash_of "$SCRIPTS/programs" "$ROOT.tools")
 }
 
 # What no tool here could bear.

@@ -45,6 +45,7 @@ fn selftest(kind: &str, limit: Duration) -> Judgement {
             guest: &guest,
             module: None,
             busybox: None,
+            files: None,
         },
         arguments: &["selftest", kind],
         accel,
