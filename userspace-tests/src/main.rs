@@ -26,6 +26,7 @@ mod shell;
 #[deny(dead_code)]
 mod tests;
 
+use std::os::fd::RawFd;
 use std::process::ExitCode;
 use std::process::id;
 
@@ -55,6 +56,14 @@ enum Mode {
     },
     /// Print the names of the tests.
     List,
+    /// Run one test and report it: how the 64-bit program starts the i386 tests.
+    One {
+        /// Its name, without `i386::`.
+        name: String,
+        /// The descriptor of the pipe that takes the report.
+        #[arg(value_parser = clap::value_parser!(RawFd).range(3..))]
+        report: RawFd,
+    },
     /// Print the table of fault counts as the README has it.
     Counts,
     /// Show what the module is good for.
@@ -78,10 +87,14 @@ enum Mode {
 fn main() -> ExitCode {
     match Cli::parse().mode {
         Mode::List => {
-            for test in tests::ALL.iter().copied().flatten() {
+            for test in tests::in_order() {
                 println!("{}", test.name);
             }
             ExitCode::SUCCESS
+        }
+        Mode::One { name, report } => {
+            let tests = tests::ALL.iter().copied().flatten();
+            harness::be_one(tests.chain(selftest::TESTS), &name, report)
         }
         Mode::Counts => {
             print!("{}", tests::counts::markdown());
