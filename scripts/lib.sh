@@ -213,8 +213,8 @@ use_module() {
 # the sources' times, so no two trees may share it.
 TARGET=target-$(hash_of_text "$TREE $ROOT")
 
-# use_programs: sets PROGRAMS, the folder of `guest` and `runner`, and of what
-# goes into the guest beside them: files/.
+# use_programs: sets PROGRAMS, the folder of `guest`, `runner` and `files`, the
+# tree that goes into the guest.
 # shellcheck disable=SC2034 # for who sources this
 use_programs() {
     CARGO_TARGET_DIR=$CACHE/$TARGET

@@ -31,6 +31,17 @@ use nix::sys::stat::Mode;
 pub const NODE: &str = "/dev/ashmem";
 /// Bytes of a page; the guest is an x86.
 pub const PAGE: usize = 4096;
+/// Pointers to nothing of a program's, the last to memory that is the kernel's
+/// own or, in 32 bits, beyond what a program can have.
+pub const BAD_POINTERS: [usize; 3] = [
+    0,
+    8,
+    if cfg!(target_pointer_width = "64") {
+        0xffff_8880_0000_0000_u64 as usize
+    } else {
+        0xffff_f000
+    },
+];
 /// Read and write.
 pub const RW: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
 
@@ -116,6 +127,14 @@ impl Region {
     /// ASHMEM_GET_FILE_ID
     pub fn file_id(&self) -> nix::Result<u64> {
         self.0.file_id().map_err(errno)
+    }
+
+    /// pread(2), whose offset has 64 bits in 32-bit programs too.
+    pub fn read_at(&self, buffer: &mut [u8], offset: i64) -> nix::Result<usize> {
+        let (to, len) = (buffer.as_mut_ptr().cast(), buffer.len());
+        // SAFETY: The kernel writes into the buffer, and not beyond it.
+        let read = unsafe { libc::pread64(self.0.as_raw_fd(), to, len, offset) };
+        Errno::result(read).map(|n| n as usize)
     }
 
     fn range(&self, request: u32, offset: u32, len: u32) -> nix::Result<i32> {

@@ -17,7 +17,6 @@ use nix::sys::mman::msync;
 use nix::sys::mman::munmap;
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
-use nix::sys::uio::pread;
 use nix::unistd::truncate;
 
 use crate::harness::tests;
@@ -54,7 +53,7 @@ fn touch_past_the_end_is_sigbus() -> anyhow::Result<()> {
             RW,
             MapFlags::MAP_SHARED,
             &region,
-            PAGE as i64,
+            PAGE as libc::off_t,
         )
     }?;
     let touch = |page: usize| {
@@ -199,7 +198,7 @@ fn nobody_reaches_the_file_behind_a_mapping() -> anyhow::Result<()> {
         ensure!(found == Some(Errno::ENXIO), "{found:?}");
     }
     for size in [0, 4 * PAGE, 16 * PAGE] {
-        let found = truncate(path.as_str(), size as i64);
+        let found = truncate(path.as_str(), size as libc::off_t);
         ensure!(found == Err(Errno::EPERM), "truncate to {size}: {found:?}");
     }
     ensure!(map.picture(5) == "xxxxxxxx");
@@ -230,9 +229,9 @@ fn failed_memory_never_reads_as_zeros() -> anyhow::Result<()> {
         fresh.read(2 * PAGE);
     })?;
     let mut buffer = [0; 16];
-    ensure!(pread(&region, &mut buffer, 2 * PAGE as i64) == Err(Errno::EIO));
+    ensure!(region.read_at(&mut buffer, 2 * PAGE as i64) == Err(Errno::EIO));
     ensure!(
-        pread(&region, &mut buffer, 2 * PAGE as i64 - 8)? == 8,
+        region.read_at(&mut buffer, 2 * PAGE as i64 - 8)? == 8,
         "up to it"
     );
     ensure!(

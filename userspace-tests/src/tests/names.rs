@@ -11,6 +11,7 @@ use nix::errno::Errno;
 
 use crate::abi;
 use crate::harness::tests;
+use crate::region::BAD_POINTERS;
 use crate::region::Mapping;
 use crate::region::PAGE;
 use crate::region::Region;
@@ -95,7 +96,7 @@ fn fdinfo_shows_the_name_and_cannot_be_forged() -> anyhow::Result<()> {
 fn bad_pointer_leaves_the_name() -> anyhow::Result<()> {
     let region = Region::sized(1)?;
     region.set_name(c"kept")?;
-    for pointer in [0, 8, 0xffff_8880_0000_0000] {
+    for pointer in BAD_POINTERS {
         ensure!(region.ioctl(abi::ABI_SET_NAME, pointer) == Err(Errno::EFAULT));
         ensure!(region.ioctl(abi::ABI_GET_NAME, pointer) == Err(Errno::EFAULT));
     }

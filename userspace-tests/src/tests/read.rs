@@ -7,12 +7,11 @@ use std::os::fd::AsFd;
 
 use anyhow::ensure;
 use nix::errno::Errno;
-use nix::sys::sendfile::sendfile;
-use nix::sys::uio::pread;
+use nix::sys::sendfile::sendfile64;
 use nix::sys::uio::pwrite;
 use nix::sys::uio::readv;
 use nix::unistd::Whence;
-use nix::unistd::lseek;
+use nix::unistd::lseek64;
 use nix::unistd::pipe;
 use nix::unistd::read;
 use nix::unistd::write;
@@ -38,10 +37,10 @@ fn states_before_the_first_mapping() -> anyhow::Result<()> {
         read(&region, &mut buffer)? == 0,
         "not sized: nothing to read"
     );
-    ensure!(lseek(&region, 0, Whence::SeekSet) == Err(Errno::EINVAL));
+    ensure!(lseek64(&region, 0, Whence::SeekSet) == Err(Errno::EINVAL));
     region.set_size(PAGE)?;
     ensure!(read(&region, &mut buffer) == Err(Errno::EBADF));
-    ensure!(lseek(&region, 0, Whence::SeekSet) == Err(Errno::EBADF));
+    ensure!(lseek64(&region, 0, Whence::SeekSet) == Err(Errno::EBADF));
     Ok(())
 }
 
@@ -61,13 +60,13 @@ fn read_gives_content_up_to_the_unrounded_size() -> anyhow::Result<()> {
     ensure!(buffer[..size] == expected(0, size));
     ensure!(read(&region, &mut buffer)? == 0, "at the end");
 
-    ensure!(pread(&region, &mut buffer[..100], PAGE as i64 - 50)? == 100);
+    ensure!(region.read_at(&mut buffer[..100], PAGE as i64 - 50)? == 100);
     ensure!(buffer[..100] == expected(PAGE - 50, 100));
-    ensure!(pread(&region, &mut buffer, size as i64 - 1)? == 1);
-    ensure!(pread(&region, &mut buffer, size as i64)? == 0);
-    ensure!(pread(&region, &mut buffer, i64::MAX / 2)? == 0);
+    ensure!(region.read_at(&mut buffer, size as i64 - 1)? == 1);
+    ensure!(region.read_at(&mut buffer, size as i64)? == 0);
+    ensure!(region.read_at(&mut buffer, i64::MAX / 2)? == 0);
 
-    lseek(&region, 5, Whence::SeekSet)?;
+    lseek64(&region, 5, Whence::SeekSet)?;
     let (head, tail) = buffer.split_at_mut(7);
     ensure!(
         readv(
@@ -76,7 +75,7 @@ fn read_gives_content_up_to_the_unrounded_size() -> anyhow::Result<()> {
         )? == 16
     );
     ensure!(buffer[..16] == expected(5, 16));
-    ensure!(lseek(&region, 0, Whence::SeekCur)? == 21);
+    ensure!(lseek64(&region, 0, Whence::SeekCur)? == 21);
     Ok(())
 }
 
@@ -118,12 +117,12 @@ fn lseek_moves_the_position() -> anyhow::Result<()> {
     let region = Region::open()?;
     region.set_size(1000)?;
     let _map = region.map(1)?;
-    ensure!(lseek(&region, 10, Whence::SeekSet)? == 10);
-    ensure!(lseek(&region, 5, Whence::SeekCur)? == 15);
-    ensure!(lseek(&region, -1, Whence::SeekEnd)? == 999);
-    ensure!(lseek(&region, -1, Whence::SeekSet) == Err(Errno::EINVAL));
+    ensure!(lseek64(&region, 10, Whence::SeekSet)? == 10);
+    ensure!(lseek64(&region, 5, Whence::SeekCur)? == 15);
+    ensure!(lseek64(&region, -1, Whence::SeekEnd)? == 999);
+    ensure!(lseek64(&region, -1, Whence::SeekSet) == Err(Errno::EINVAL));
     let twin = region.as_fd().try_clone_to_owned()?;
-    ensure!(lseek(&twin, 0, Whence::SeekCur)? == 999, "dup shares it");
+    ensure!(lseek64(&twin, 0, Whence::SeekCur)? == 999, "dup shares it");
     Ok(())
 }
 
@@ -150,14 +149,14 @@ fn seek_finds_data_and_holes() -> anyhow::Result<()> {
         (size, Err(Errno::ENXIO), Err(Errno::ENXIO)),
         (-1, Err(Errno::ENXIO), Err(Errno::ENXIO)),
     ] {
-        let found = lseek(&region, from, Whence::SeekData);
+        let found = lseek64(&region, from, Whence::SeekData);
         ensure!(found == data, "data from {from}: {found:?}");
-        let found = lseek(&region, from, Whence::SeekHole);
+        let found = lseek64(&region, from, Whence::SeekHole);
         ensure!(found == hole, "hole from {from}: {found:?}");
     }
     region.unpin(1999..2000)?;
     region.purge_all()?;
-    ensure!(lseek(&region, at(513), Whence::SeekData) == Err(Errno::ENXIO));
+    ensure!(lseek64(&region, at(513), Whence::SeekData) == Err(Errno::ENXIO));
     Ok(())
 }
 
@@ -170,7 +169,7 @@ fn sendfile_copies_the_region() -> anyhow::Result<()> {
     let (out, into) = pipe()?;
     let mut offset = 100;
     let len = 3 * PAGE;
-    let sent = sendfile(&into, &region, Some(&mut offset), len)?;
+    let sent = sendfile64(&into, &region, Some(&mut offset), len)?;
     ensure!(sent == len && offset == 100 + len as i64, "{sent}");
     drop(into);
     let mut found = Vec::new();
