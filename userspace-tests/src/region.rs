@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! A region as the tests and the demonstration use it: descriptor, mappings, counters.
+//! A region as the tests use it: what the client library has, with nix's
+//! types, and what no good program does: any ioctl, descriptors of other modes,
+//! mappings beyond what the library allows.
 
 use std::ffi::CStr;
 use std::fs;
@@ -15,6 +17,8 @@ use std::ptr::NonNull;
 
 use anyhow::Context;
 use anyhow::ensure;
+use ashmem::Protection;
+use ashmem::abi;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::fcntl::open;
@@ -24,28 +28,42 @@ use nix::sys::mman::mmap;
 use nix::sys::mman::munmap;
 use nix::sys::stat::Mode;
 
-use crate::abi;
-
 /// The device node.
 pub const NODE: &str = "/dev/ashmem";
 /// Bytes of a page; the guest is an x86.
 pub const PAGE: usize = 4096;
+/// Pointers to nothing of a program's, the last to memory that is the kernel's
+/// own or, in 32 bits, beyond what a program can have.
+pub const BAD_POINTERS: [usize; 3] = [
+    0,
+    8,
+    if cfg!(target_pointer_width = "64") {
+        0xffff_8880_0000_0000_u64 as usize
+    } else {
+        0xffff_f000
+    },
+];
 /// Read and write.
 pub const RW: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
 
 /// An open descriptor of the device.
-pub struct Region(OwnedFd);
+pub struct Region(ashmem::Region);
+
+/// What the kernel answered.
+fn errno(error: ashmem::Error) -> Errno {
+    Errno::from_raw(error.errno())
+}
 
 impl Region {
     /// A fresh region.
     pub fn open() -> anyhow::Result<Self> {
-        Self::open_mode(OFlag::O_RDWR)
+        Ok(Self(ashmem::Region::fresh()?))
     }
 
     /// A fresh region through a descriptor of this mode.
     pub fn open_mode(mode: OFlag) -> anyhow::Result<Self> {
         let fd = open(NODE, mode | OFlag::O_CLOEXEC, Mode::empty()).context(NODE)?;
-        Ok(Self(fd))
+        Ok(Self(fd.try_into()?))
     }
 
     /// A region of `pages` pages.
@@ -55,9 +73,9 @@ impl Region {
         Ok(region)
     }
 
-    /// What somebody sent.
+    /// What somebody sent; panics if it is no region.
     pub fn from_fd(fd: OwnedFd) -> Self {
-        Self(fd)
+        Self(fd.try_into().expect("what was sent"))
     }
 
     /// Any ioctl.
@@ -69,8 +87,7 @@ impl Region {
 
     /// ASHMEM_SET_NAME
     pub fn set_name(&self, name: &CStr) -> nix::Result<()> {
-        self.ioctl(abi::ABI_SET_NAME, name.as_ptr() as usize)
-            .map(drop)
+        self.0.set_name(name).map_err(errno)
     }
 
     /// ASHMEM_GET_NAME; the bytes of the buffer that were not written are 0xaa.
@@ -82,13 +99,12 @@ impl Region {
 
     /// The name.
     pub fn name(&self) -> anyhow::Result<String> {
-        let buffer = self.name_buffer()?;
-        Ok(CStr::from_bytes_until_nul(&buffer)?.to_str()?.to_owned())
+        Ok(self.0.name()?.into_string()?)
     }
 
     /// ASHMEM_SET_SIZE, in bytes.
     pub fn set_size(&self, bytes: usize) -> nix::Result<()> {
-        self.ioctl(abi::ABI_SET_SIZE, bytes).map(drop)
+        self.0.set_size(bytes).map_err(errno)
     }
 
     /// ASHMEM_GET_SIZE, in bytes.
@@ -100,21 +116,28 @@ impl Region {
 
     /// ASHMEM_SET_PROT_MASK
     pub fn set_mask(&self, mask: ProtFlags) -> nix::Result<()> {
-        self.ioctl(abi::ABI_SET_PROT_MASK, mask.bits() as usize)
-            .map(drop)
+        self.0
+            .restrict(Protection::from_bits(mask.bits()))
+            .map_err(errno)
     }
 
     /// ASHMEM_GET_PROT_MASK
     pub fn mask(&self) -> nix::Result<ProtFlags> {
-        self.ioctl(abi::ABI_GET_PROT_MASK, 0)
-            .map(ProtFlags::from_bits_retain)
+        let mask = self.0.protection().map_err(errno)?;
+        Ok(ProtFlags::from_bits_retain(mask.bits()))
     }
 
     /// ASHMEM_GET_FILE_ID
     pub fn file_id(&self) -> nix::Result<u64> {
-        let mut id: libc::c_ulong = 0;
-        self.ioctl(abi::ABI_GET_FILE_ID, &raw mut id as usize)?;
-        Ok(id)
+        self.0.file_id().map_err(errno)
+    }
+
+    /// pread(2), whose offset has 64 bits in 32-bit programs too.
+    pub fn read_at(&self, buffer: &mut [u8], offset: i64) -> nix::Result<usize> {
+        let (to, len) = (buffer.as_mut_ptr().cast(), buffer.len());
+        // SAFETY: The kernel writes into the buffer, and not beyond it.
+        let read = unsafe { libc::pread64(self.0.as_raw_fd(), to, len, offset) };
+        Errno::result(read).map(|n| n as usize)
     }
 
     fn range(&self, request: u32, offset: u32, len: u32) -> nix::Result<i32> {
@@ -151,7 +174,7 @@ impl Region {
 
     /// ASHMEM_PURGE_ALL_CACHES; the number of pages.
     pub fn purge_all(&self) -> nix::Result<usize> {
-        self.ioctl(abi::ABI_PURGE_ALL_CACHES, 0).map(|n| n as usize)
+        self.0.purge_all_caches().map_err(errno)
     }
 
     /// Any mapping from this offset in bytes on, which nix cuts to 32 bits in a 32-bit program.
@@ -182,9 +205,27 @@ impl Region {
 
     /// Any mapping from the region's start.
     pub fn map_as(&self, len: usize, prot: ProtFlags, flags: MapFlags) -> nix::Result<Mapping> {
-        let len = NonZeroUsize::new(len).ok_or(Errno::EINVAL)?;
         // SAFETY: Without MAP_FIXED a mapping replaces nothing.
-        let base = unsafe { mmap(None, len, prot, flags, &self.0, 0) }?;
+        unsafe { self.map_at(None, len, prot, flags, 0) }
+    }
+
+    /// Any mapping: all arguments of mmap(2).
+    ///
+    /// # Safety
+    ///
+    /// With `MAP_FIXED`, nobody may use what it replaces any more.
+    pub unsafe fn map_at(
+        &self,
+        address: Option<usize>,
+        len: usize,
+        prot: ProtFlags,
+        flags: MapFlags,
+        offset: libc::off_t,
+    ) -> nix::Result<Mapping> {
+        let address = address.and_then(NonZeroUsize::new);
+        let len = NonZeroUsize::new(len).ok_or(Errno::EINVAL)?;
+        // SAFETY: The caller looks after what is replaced.
+        let base = unsafe { mmap(address, len, prot, flags, &self.0, offset) }?;
         Ok(Mapping {
             base: base.cast(),
             len: len.get(),
@@ -198,8 +239,7 @@ impl Region {
 
     /// The text of fdinfo.
     pub fn fdinfo(&self) -> anyhow::Result<String> {
-        let path = format!("/proc/self/fdinfo/{}", self.0.as_raw_fd());
-        fs::read_to_string(&path).context(path)
+        fdinfo(&self.0)
     }
 
     /// Which of the first pages are pinned: `.`, and which are not: `u`.
@@ -211,6 +251,12 @@ impl Region {
             })
             .collect()
     }
+}
+
+/// What the kernel tells of a descriptor.
+pub fn fdinfo(fd: impl AsFd) -> anyhow::Result<String> {
+    let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
+    fs::read_to_string(&path).context(path)
 }
 
 fn bytes(pages: usize) -> u32 {
@@ -351,7 +397,8 @@ pub struct Info {
 }
 
 impl Info {
-    fn parse(text: &str) -> anyhow::Result<Self> {
+    /// Reads what [`fdinfo`] gives.
+    pub fn parse(text: &str) -> anyhow::Result<Self> {
         let field = |key: &str| -> anyhow::Result<u64> {
             let mut values = text
                 .lines()

@@ -31,7 +31,6 @@ tests! {
     largest_region_is_the_largest_file => "mmap.largest",
     overcommit_policy_is_asked_for_the_whole_region => "mmap.overcommit" "mmap.noreserve",
     offsets_are_not_limited_but_touches_are => "mmap.offset" "mmap.sigbus",
-    file_id_is_the_inode_of_the_mapping,
 }
 
 /// Whether this program is one of 32 bits; the kernel has 64.
@@ -462,17 +461,3 @@ fn offsets_are_not_limited_but_touches_are() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn file_id_is_the_inode_of_the_mapping() -> anyhow::Result<()> {
-    let region = Region::sized(1)?;
-    ensure!(
-        region.file_id() == Err(Errno::EINVAL),
-        "before the first mmap"
-    );
-    let map = region.map(1)?;
-    let id = region.file_id()?;
-    let line = crate::tests::names::line_of(&map)?;
-    let inode = line.split_whitespace().nth(4).context("no inode")?;
-    ensure!(inode == id.to_string(), "{id}: {line}");
-    ensure!(region.fdinfo()?.contains(&format!("inode:\t{id}\n")));
-    Ok(())
-}

@@ -25,8 +25,6 @@ tests! {
     names_are_cut_and_read_back_and_no_byte_more =>
         "name.reads-256" "name.cut" "name.exact-length" "name.end-of-page",
     names_may_have_any_byte => "name.any-bytes",
-    maps_show_the_name,
-    fdinfo_shows_the_name_and_cannot_be_forged,
     name_that_runs_into_a_hole_is_efault => "name.fault" "name.end-of-page" "name.reads-256",
     pointers_are_checked_by_what_is_done_with_them => "name.fault" "name.exact-length",
     bad_pointer_leaves_the_name => "name.fault" "name.fault-first" "name.frozen",
@@ -130,26 +128,6 @@ fn names_may_have_any_byte() -> anyhow::Result<()> {
         let _map = region.map(1)?;
         ensure!(region.name_buffer()? == found);
     }
-    Ok(())
-}
-
-fn maps_show_the_name() -> anyhow::Result<()> {
-    let region = Region::sized(1)?;
-    region.set_name(c"dalvik-main space/with a path")?;
-    let map = region.map(1)?;
-    let line = line_of(&map)?;
-    ensure!(
-        line.ends_with(" /dev/ashmem/dalvik-main space/with a path (deleted)"),
-        "{line}"
-    );
-    Ok(())
-}
-
-fn fdinfo_shows_the_name_and_cannot_be_forged() -> anyhow::Result<()> {
-    let region = Region::sized(1)?;
-    region.set_name(c"x\nsize:\t99\\")?;
-    ensure!(region.fdinfo()?.contains("name:\tx\\012size:\t99\\134\n"));
-    ensure!(region.info()?.size == PAGE as u64);
     Ok(())
 }
 

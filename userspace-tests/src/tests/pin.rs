@@ -17,6 +17,7 @@ use nix::unistd::setuid;
 
 use crate::abi;
 use crate::harness::tests;
+use crate::region::BAD_POINTERS;
 use crate::region::Mapping;
 use crate::region::PAGE;
 use crate::region::Region;
@@ -239,7 +240,7 @@ fn ranges_are_checked() -> anyhow::Result<()> {
         }
     }
     for request in [abi::ABI_PIN, abi::ABI_UNPIN, abi::ABI_GET_PIN_STATUS] {
-        for pointer in [0, 8, 0xffff_8880_0000_0000] {
+        for pointer in BAD_POINTERS {
             let result = region.ioctl(request, pointer);
             ensure!(result == Err(Errno::EFAULT), "{request:#x}: {result:?}");
         }
