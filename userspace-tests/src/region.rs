@@ -32,17 +32,27 @@ use nix::sys::stat::Mode;
 pub const NODE: &str = "/dev/ashmem";
 /// Bytes of a page; the guest is an x86.
 pub const PAGE: usize = 4096;
-/// Pointers to nothing of a program's, the last to memory that is the kernel's
-/// own or, in 32 bits, beyond what a program can have.
-pub const BAD_POINTERS: [usize; 3] = [
+/// Pointers to nothing of a program's.
+pub const BAD_POINTERS: [usize; 7] = [
     0,
     8,
+    usize::MAX - PAGE + 1,
+    usize::MAX,
+    // Where the kernel maps all memory; between its half and the program's, which ends there.
+    wide(0xffff_8880_0000_0000),
+    wide(0x8000_0000_0000_0000),
+    wide(0x0000_8000_0000_0000),
+];
+
+/// An address of 64 bits; where there are 32 only, one beyond what a program can have.
+const fn wide(address: u64) -> usize {
     if cfg!(target_pointer_width = "64") {
-        0xffff_8880_0000_0000_u64 as usize
+        address as usize
     } else {
         0xffff_f000
-    },
-];
+    }
+}
+
 /// Read and write.
 pub const RW: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
 

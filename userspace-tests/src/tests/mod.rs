@@ -5,10 +5,10 @@
 use crate::harness::Case;
 use crate::harness::Test;
 
-mod charge;
-mod clients;
 mod c_library;
+mod charge;
 mod client;
+mod clients;
 pub mod counts;
 mod device;
 mod history;
@@ -54,6 +54,7 @@ pub const ALL: &[&[Test]] = &[
 /// is one for both.
 pub const ABI: &[&[Test]] = &[
     device::TESTS,
+    states::TESTS,
     names::TESTS,
     protection::TESTS,
     mapping::TESTS,
