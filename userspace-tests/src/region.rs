@@ -13,6 +13,7 @@ use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 
 use anyhow::Context;
+use anyhow::bail;
 use anyhow::ensure;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -20,6 +21,8 @@ use nix::fcntl::open;
 use nix::sys::mman::MapFlags;
 use nix::sys::mman::ProtFlags;
 use nix::sys::mman::mmap;
+use nix::sys::mman::mmap_anonymous;
+use nix::sys::mman::mprotect;
 use nix::sys::mman::munmap;
 use nix::sys::stat::Mode;
 
@@ -146,6 +149,70 @@ impl Region {
         self.unpin_bytes(bytes(pages.start), bytes(pages.len()))
     }
 
+    fn wide(&self, request: u32, offset: u64, len: u64) -> nix::Result<i32> {
+        let range = abi::ashmem_range { offset, len };
+        self.ioctl(request, &raw const range as usize)
+    }
+
+    /// ASHMEM_PIN_RANGE, in bytes; whether something was purged.
+    pub fn pin_wide(&self, offset: u64, len: u64) -> nix::Result<bool> {
+        self.wide(abi::ABI_PIN_RANGE, offset, len)
+            .map(|ret| ret != abi::ASHMEM_NOT_PURGED as i32)
+    }
+
+    /// ASHMEM_UNPIN_RANGE, in bytes.
+    pub fn unpin_wide(&self, offset: u64, len: u64) -> nix::Result<()> {
+        self.wide(abi::ABI_UNPIN_RANGE, offset, len).map(drop)
+    }
+
+    /// ASHMEM_GET_RANGE_PIN_STATUS, in bytes; whether all is pinned.
+    pub fn pinned_wide(&self, offset: u64, len: u64) -> nix::Result<bool> {
+        self.wide(abi::ABI_GET_RANGE_PIN_STATUS, offset, len)
+            .map(|ret| ret == abi::ASHMEM_IS_PINNED as i32)
+    }
+
+    /// ASHMEM_GET_PAGE_STATUS, in bytes; `status` is an address.
+    pub fn page_status(&self, offset: u64, len: u64, status: usize) -> nix::Result<()> {
+        let wanted = abi::ashmem_page_status {
+            offset,
+            len,
+            status: status as u64,
+        };
+        self.ioctl(abi::ABI_GET_PAGE_STATUS, &raw const wanted as usize)
+            .map(drop)
+    }
+
+    /// The status of each of these pages, at least one.
+    pub fn statuses(&self, pages: Range<u64>) -> nix::Result<Vec<u8>> {
+        let page = PAGE as u64;
+        let count = pages.end - pages.start;
+        assert!(count != 0, "a length of 0 stands for more than nothing");
+        // Nothing that it could write.
+        let mut status = vec![0xaa; count as usize];
+        self.page_status(
+            pages.start * page,
+            count * page,
+            status.as_mut_ptr() as usize,
+        )?;
+        Ok(status)
+    }
+
+    /// ASHMEM_GET_COUNTERS
+    pub fn counters(&self) -> nix::Result<Info> {
+        let mut found = abi::ashmem_counters::default();
+        self.ioctl(abi::ABI_GET_COUNTERS, &raw mut found as usize)?;
+        Ok(Info {
+            size: found.size,
+            faults: found.faults,
+            map_faults: found.map_faults,
+            huge_faults: found.huge_faults,
+            allocated: found.allocated,
+            purged: found.purged,
+            resident: found.resident,
+            unpinned: found.unpinned,
+        })
+    }
+
     /// ASHMEM_PURGE_ALL_CACHES; the number of pages.
     pub fn purge_all(&self) -> nix::Result<usize> {
         self.ioctl(abi::ABI_PURGE_ALL_CACHES, 0).map(|n| n as usize)
@@ -159,13 +226,7 @@ impl Region {
 
     /// Any mapping from the region's start.
     pub fn map_as(&self, len: usize, prot: ProtFlags, flags: MapFlags) -> nix::Result<Mapping> {
-        let len = NonZeroUsize::new(len).ok_or(Errno::EINVAL)?;
-        // SAFETY: Without MAP_FIXED a mapping replaces nothing.
-        let base = unsafe { mmap(None, len, prot, flags, &self.0, 0) }?;
-        Ok(Mapping {
-            base: base.cast(),
-            len: len.get(),
-        })
+        Mapping::new(&self.0, len, prot, flags, 0)
     }
 
     /// The counters and sizes of fdinfo.
@@ -177,6 +238,24 @@ impl Region {
     pub fn fdinfo(&self) -> anyhow::Result<String> {
         let path = format!("/proc/self/fdinfo/{}", self.0.as_raw_fd());
         fs::read_to_string(&path).context(path)
+    }
+
+    /// One letter for each of these pages: `.` pinned, `u` unpinned, `p` purged, as a capital
+    /// letter (`:` for a pinned one) where the page has memory.
+    pub fn status_picture(&self, pages: Range<u64>) -> anyhow::Result<String> {
+        self.statuses(pages)?
+            .into_iter()
+            .map(|status| {
+                let resident = u32::from(status) & abi::ASHMEM_PAGE_RESIDENT != 0;
+                let letters = match u32::from(status) & !abi::ASHMEM_PAGE_RESIDENT {
+                    abi::ASHMEM_PAGE_PINNED => ['.', ':'],
+                    abi::ASHMEM_PAGE_UNPINNED => ['u', 'U'],
+                    abi::ASHMEM_PAGE_PURGED => ['p', 'P'],
+                    _ => bail!("a status of {status:#x}"),
+                };
+                Ok(letters[usize::from(resident)])
+            })
+            .collect()
     }
 
     /// Which of the first pages are pinned: `.`, and which are not: `u`.
@@ -207,6 +286,23 @@ pub struct Mapping {
 }
 
 impl Mapping {
+    /// A mapping of any file, at an address that the kernel chooses.
+    pub fn new(
+        file: impl AsFd,
+        len: usize,
+        prot: ProtFlags,
+        flags: MapFlags,
+        offset: libc::off_t,
+    ) -> nix::Result<Self> {
+        let len = NonZeroUsize::new(len).ok_or(Errno::EINVAL)?;
+        // SAFETY: Without MAP_FIXED a mapping replaces nothing.
+        let base = unsafe { mmap(None, len, prot, flags, file, offset) }?;
+        Ok(Self {
+            base: base.cast(),
+            len: len.get(),
+        })
+    }
+
     /// Address of its first byte.
     pub fn base(&self) -> usize {
         self.base.as_ptr() as usize
@@ -277,6 +373,22 @@ impl Mapping {
                 }
             })
             .collect()
+    }
+
+    /// Anonymous memory, with a page behind it that cannot be touched: for what
+    /// shall end where a program's memory does.
+    pub fn before_a_hole(pages: usize) -> anyhow::Result<Self> {
+        let len = NonZeroUsize::new((pages + 1) * PAGE).context("no pages")?;
+        let flags = MapFlags::MAP_PRIVATE;
+        // SAFETY: Without MAP_FIXED a mapping replaces nothing.
+        let base = unsafe { mmap_anonymous(None, len, ProtFlags::PROT_NONE, flags) }?;
+        // SAFETY: Nobody uses it yet.
+        unsafe { mprotect(base, pages * PAGE, RW) }?;
+        // The page behind it stays for ever.
+        Ok(Self {
+            base: base.cast(),
+            len: pages * PAGE,
+        })
     }
 
     /// An integer that other processes may use at the same time.
