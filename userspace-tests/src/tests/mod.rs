@@ -10,6 +10,7 @@ mod mapping;
 mod module;
 pub mod names;
 mod pin;
+pub mod pin_model;
 pub mod process;
 mod protection;
 mod read;
@@ -27,6 +28,7 @@ pub const ALL: &[&[Test]] = &[
     read::TESTS,
     counts::TESTS,
     pin::TESTS,
+    pin_model::TESTS,
     reclaim::TESTS,
     module::TESTS,
 ];
