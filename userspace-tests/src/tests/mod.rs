@@ -6,6 +6,7 @@ use crate::harness::Test;
 
 pub mod counts;
 mod device;
+mod extensions;
 mod mapping;
 mod module;
 pub mod names;
@@ -28,6 +29,7 @@ pub const ALL: &[&[Test]] = &[
     read::TESTS,
     counts::TESTS,
     pin::TESTS,
+    extensions::TESTS,
     pin_model::TESTS,
     reclaim::TESTS,
     module::TESTS,

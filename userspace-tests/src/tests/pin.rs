@@ -244,7 +244,10 @@ fn purge_all_takes_every_region() -> anyhow::Result<()> {
     one.unpin(0..5)?;
     two.unpin(7..N)?;
     let third = Region::open()?;
-    ensure!(third.purge_all()? == 3 + 5 + 5, "by a descriptor of none of them");
+    ensure!(
+        third.purge_all()? == 3 + 5 + 5,
+        "by a descriptor of none of them"
+    );
     ensure!(third.purge_all()? == 0);
     content(&a, "00000xxxxxxx")?;
     content(&b, "xxxxxxx00000")?;
@@ -326,7 +329,10 @@ fn purged_pages_are_zeros_where_they_are_locked() -> anyhow::Result<()> {
     region.unpin(2..9)?;
     ensure!(region.purge_all()? == 7);
     let info = region.info()?;
-    ensure!((info.resident, info.purged) == (N as u64 - 7, 7), "{info:?}");
+    ensure!(
+        (info.resident, info.purged) == (N as u64 - 7, 7),
+        "{info:?}"
+    );
     content(&map, "xx0000000xxx")?;
     content(&locked, "xx0000000xxx")?;
     // What came anew is locked, and purged, like what was there before.
@@ -690,10 +696,30 @@ fn what_fails_changes_nothing() -> anyhow::Result<()> {
     type Operation = fn(&Region) -> nix::Result<()>;
     let before = ":p::p::pPppU";
     let operations: [(&str, Operation, usize, &str); 4] = [
-        ("UNPIN of three gaps", |region| region.unpin(0..N), 3, "UpUUpUUpPppU"),
-        ("UNPIN of one gap", |region| region.unpin(1..4), 1, ":pUUp::pPppU"),
-        ("PIN within a range", |region| region.pin(8..10).map(drop), 1, ":p::p::p:.pU"),
-        ("PIN of several ranges", |region| region.pin(1..9).map(drop), 1, ":.::.::.:ppU"),
+        (
+            "UNPIN of three gaps",
+            |region| region.unpin(0..N),
+            3,
+            "UpUUpUUpPppU",
+        ),
+        (
+            "UNPIN of one gap",
+            |region| region.unpin(1..4),
+            1,
+            ":pUUp::pPppU",
+        ),
+        (
+            "PIN within a range",
+            |region| region.pin(8..10).map(drop),
+            1,
+            ":p::p::p:.pU",
+        ),
+        (
+            "PIN of several ranges",
+            |region| region.pin(1..9).map(drop),
+            1,
+            ":.::.::.:ppU",
+        ),
     ];
     for (what, operation, ranges, after) in operations {
         let mut failed = 0;
