@@ -12,6 +12,7 @@
 //! repeats the run of a seed.
 
 use std::fmt;
+use std::fs;
 use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
@@ -45,7 +46,7 @@ use crate::tests::process::spawn;
 
 tests! {
     random_steps_do_what_the_model_does @ 120 => "pin.exact" "pin.status" "pin.was-purged"
-        "pin.unpin-again" "purge.all" "purge.written" "ext.page-status",
+        "pin.unpin-again" "purge.all" "purge.pressure" "purge.written" "ext.page-status",
 }
 
 /// The one run that is wanted, if it is not all of them.
@@ -108,6 +109,8 @@ enum Op {
     Reopen,
     /// PURGE_ALL_CACHES by a descriptor of this region.
     PurgeAll,
+    /// Memory pressure: all that is unpinned and has memory is taken.
+    Pressure,
 }
 
 /// One step of a run.
@@ -137,6 +140,7 @@ impl fmt::Display for Step {
             Op::Remap => write!(f, "unmap and map"),
             Op::Reopen => write!(f, "close and open another"),
             Op::PurgeAll => write!(f, "PURGE_ALL_CACHES"),
+            Op::Pressure => write!(f, "memory pressure"),
         }?;
         if self.wide {
             write!(f, ", 64 bits")?;
@@ -267,6 +271,7 @@ impl Random {
             82..90 => Op::Remove(self.span()),
             90..92 => Op::Remap,
             92..93 => Op::Reopen,
+            93..96 => Op::Pressure,
             _ => Op::PurgeAll,
         };
         Step {
@@ -317,11 +322,12 @@ impl Model {
         }
     }
 
-    /// Takes every page that can be had; tells how many.
-    fn purge(&mut self) -> usize {
+    /// Takes every page that can be had, or only those that have memory; tells
+    /// how many.
+    fn purge(&mut self, holes: bool) -> usize {
         let mut purged = 0;
         for page in &mut self.pages {
-            if page.state == UNPINNED {
+            if page.state == UNPINNED && (page.resident || holes) {
                 self.purged += u64::from(page.resident);
                 *page = Page {
                     state: PURGED,
@@ -349,11 +355,15 @@ fn stamp(number: usize) -> (u8, u8) {
 
 /// Changes the models as a step should change the regions; gives its answer.
 fn expect(models: &mut [Model], step: Step, number: usize) -> usize {
-    if step.op == Op::PurgeAll {
-        return models.iter_mut().map(Model::purge).sum();
-    }
     let model = &mut models[step.region];
     match step.op {
+        Op::PurgeAll => models.iter_mut().map(|model| model.purge(true)).sum(),
+        Op::Pressure => {
+            for model in models {
+                model.purge(false);
+            }
+            0
+        }
         Op::Unpin(span) => {
             for page in &mut model.pages[span.pages()] {
                 if page.state == PINNED {
@@ -397,7 +407,6 @@ fn expect(models: &mut [Model], step: Step, number: usize) -> usize {
             0
         }
         Op::PageStatus(_) | Op::ReadFile(_) | Op::WritePrivately(_) | Op::Remap => 0,
-        Op::PurgeAll => unreachable!("of all regions"),
     }
 }
 
@@ -535,6 +544,7 @@ impl Bench {
                 }
             }
             Op::PurgeAll => return Ok(region.purge_all()?),
+            Op::Pressure => fs::write("/proc/sys/vm/drop_caches", "2\n")?,
             Op::Remap | Op::Reopen => bail!("not for one process alone"),
         }
         Ok(0)
@@ -651,7 +661,7 @@ fn replay(steps: &[Step]) -> Result<(), Failure> {
     };
     let mut bench = Bench::new().map_err(|error| failure(0, error))?;
     // A short run can afford to look closely.
-    let often = if steps.len() <= 64 { 1 } else { 50 };
+    let often = if steps.len() <= 8 { 1 } else { 50 };
 
     for (at, step) in steps.iter().enumerate() {
         let result = bench.step(*step, at).and_then(|()| {
