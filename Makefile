@@ -4,7 +4,7 @@
 
 # Given on the command line or in the environment, they reach the scripts there.
 
-.PHONY: help run test check shell modules paths fmt update root-shell clean distclean
+.PHONY: help run test check shell modules paths client fmt update root-shell clean distclean
 .SILENT:
 
 help: ## This list
@@ -45,6 +45,9 @@ endif
 
 paths: ## Print KIMG, KDIR and KO of KERNEL as shell assignments; build nothing
 	scripts/paths '$(or $(KERNEL),stock)'
+
+client: ## Build the C library, and print where it and its header lie
+	scripts/client
 
 fmt: ## Format the Rust sources
 	scripts/check fmt

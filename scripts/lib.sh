@@ -213,12 +213,21 @@ use_module() {
 # the sources' times, so no two trees may share it.
 TARGET=target-$(hash_of_text "$TREE $ROOT")
 
-# use_programs: sets PROGRAMS, the folder of `guest` and `runner`.
+# use_programs: sets PROGRAMS, the folder of `guest`, `runner` and `files`, the
+# tree that goes into the guest.
 # shellcheck disable=SC2034 # for who sources this
 use_programs() {
     CARGO_TARGET_DIR=$CACHE/$TARGET
     [[ -r $ROOT.tools ]] || return 1
-    PROGRAMS=$CACHE/bin/$(hash_of_tree Cargo.toml Cargo.lock userspace-tests qemu driver/include)-$(hash_of "$ROOT.tools")
+    PROGRAMS=$CACHE/bin/$(hash_of_tree Cargo.toml Cargo.lock client userspace-tests qemu driver/include scripts/inside/client)-$(hash_of "$SCRIPTS/programs" "$ROOT.tools")
+}
+
+# use_client: sets CLIENT, the folder of the C library and its header.
+# shellcheck disable=SC2034 # for who sources this
+use_client() {
+    CARGO_TARGET_DIR=$CACHE/$TARGET
+    [[ -r $ROOT.tools ]] || return 1
+    CLIENT=$CACHE/client/$(hash_of_tree Cargo.toml Cargo.lock client driver/include scripts/inside/client)-$(hash_of "$ROOT.tools")
 }
 
 # What no tool here could bear.

@@ -77,6 +77,7 @@ pub fn choose(choice: Choice, kernel: &Path, guest: &Path, logs: &Path) -> anyho
             guest,
             module: None,
             busybox: None,
+            files: None,
         },
         arguments: &["selftest", "pass"],
         accel: Accel::Kvm,

@@ -89,6 +89,9 @@ struct Common {
     /// The guest's program, static.
     #[arg(long, value_name = "BIN")]
     guest: PathBuf,
+    /// A directory of which everything goes into the guest's file system.
+    #[arg(long, value_name = "DIR")]
+    files: Option<PathBuf>,
     /// What runs the guest's instructions.
     #[arg(long, value_enum, default_value_t)]
     accel: Choice,
@@ -237,10 +240,13 @@ fn test_on_the_host(
     let begun = Instant::now();
     display::step(PLACE, "cargo test");
     // For the tests that boot a guest.
-    let environment: [(&str, &OsStr); 2] = [
+    let mut environment: Vec<(&str, &OsStr)> = vec![
         ("ASHMEM_GUEST", common.guest.as_os_str()),
         ("ASHMEM_KIMG", kernel.image.as_os_str()),
     ];
+    if let Some(files) = &common.files {
+        environment.push(("ASHMEM_FILES", files.as_os_str()));
+    }
     let tests = host_tests::run(directory, filter, &environment, &log, |result| {
         display::result(PLACE, &result.name, &result.outcome, Duration::ZERO);
     })?;
@@ -349,6 +355,7 @@ fn boot(
             guest: &common.guest,
             module: Some(&kernel.module),
             busybox: None,
+            files: common.files.as_deref(),
         },
         arguments,
         accel: accel::choose(common.accel, &kernel.image, &common.guest, logs)?,
@@ -369,6 +376,7 @@ fn shell(common: &Common, kernel: &Kernel, busybox: &Path) -> anyhow::Result<boo
             guest: &common.guest,
             module: Some(&kernel.module),
             busybox: Some(busybox),
+            files: common.files.as_deref(),
         },
         arguments: &["shell", "--rows", &rows, "--cols", &cols],
         accel: accel::choose(common.accel, &kernel.image, &common.guest, scratch.path())?,

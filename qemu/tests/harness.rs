@@ -3,10 +3,12 @@
 //! Boots guests that misbehave in a known way, and looks at what the judge
 //! says: the tests of the tests.
 //!
-//! They need the image of a kernel in `ASHMEM_KIMG` and the guest's program in
-//! `ASHMEM_GUEST`; `make test` sets both.
+//! They need the image of a kernel in `ASHMEM_KIMG`, the guest's program in
+//! `ASHMEM_GUEST` and the tree of its files in `ASHMEM_FILES`; `make test` sets
+//! all of them.
 
 use std::env;
+use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,6 +37,11 @@ fn path_from(variable: &str) -> PathBuf {
 
 /// Boots `guest selftest KIND`.
 fn selftest(kind: &str, limit: Duration) -> Judgement {
+    selftest_with(kind, limit, None)
+}
+
+/// The same, with a tree of files in the guest.
+fn selftest_with(kind: &str, limit: Duration, files: Option<&Path>) -> Judgement {
     let kernel = path_from("ASHMEM_KIMG");
     let guest = path_from("ASHMEM_GUEST");
     let logs = tempfile::tempdir().expect("a temporary directory");
@@ -45,6 +52,7 @@ fn selftest(kind: &str, limit: Duration) -> Judgement {
             guest: &guest,
             module: None,
             busybox: None,
+            files,
         },
         arguments: &["selftest", kind],
         accel,
@@ -98,8 +106,40 @@ fn a_good_guest_is_good_and_a_skipped_test_is_shown_with_its_reason() {
 #[test]
 fn every_way_to_fail_is_a_failure_with_its_reason() {
     let judgement = selftest("fail", LIMIT);
+    assert_every_way_to_fail(&judgement, "");
+}
+
+#[test]
+fn an_i386_test_fails_in_the_same_ways() {
+    let judgement = selftest_with("fail32", LIMIT, Some(&path_from("ASHMEM_FILES")));
+    assert_every_way_to_fail(&judgement, "i386::");
+    let absent = judgement.results.iter().find(|r| r.name.contains("absent"));
+    let absent = absent.expect("it is reported");
+    assert_eq!(absent.outcome, Outcome::Failed);
+    assert_eq!(
+        absent.diagnostics,
+        ["this program has no test guest::selftest::absent"]
+    );
+}
+
+#[test]
+fn without_its_program_every_i386_test_fails_and_says_what_to_do() {
+    let judgement = selftest("fail32", LIMIT);
+    let tests = tests(&judgement);
+    assert!(tests.len() > 9, "{judgement:#?}");
+    for test in tests {
+        assert!(test.name.starts_with("i386::"), "{test:?}");
+        assert_eq!(test.outcome, Outcome::Failed, "{test:?}");
+        let why = test.diagnostics.join("\n");
+        assert!(why.contains("/bin/guest32: ENOENT"), "{why}");
+        assert!(why.contains("scripts/programs"), "{why}");
+    }
+}
+
+fn assert_every_way_to_fail(judgement: &Judgement, prefix: &str) {
     assert_eq!(judgement.faults, []);
     assert!(!judgement.good());
+    assert!(tests(judgement).iter().all(|r| r.name.starts_with(prefix)));
     let of = |name: &str| {
         let found = judgement.results.iter().find(|r| r.name.ends_with(name));
         let result = found.unwrap_or_else(|| panic!("{name} is not among {judgement:#?}"));

@@ -4,18 +4,20 @@
 
 use std::fs;
 use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
 
 use anyhow::Context;
 use anyhow::ensure;
 use nix::sys::utsname::uname;
 
-use crate::region::Mapping;
+use crate::region::Info;
 use crate::region::PAGE;
 use crate::region::Region;
+use crate::region::fdinfo;
 use crate::tests::counts::Step;
 use crate::tests::counts::settle;
 use crate::tests::counts::watch;
-use crate::tests::names::line_of;
+use crate::tests::names::line_at;
 use crate::tests::process::in_child;
 use crate::tests::process::receive_fd;
 use crate::tests::process::send_fd;
@@ -36,8 +38,7 @@ pub fn run() -> anyhow::Result<()> {
         "This is Linux {}, as Debian ships it, with the module loaded.",
         system.release().to_string_lossy()
     );
-    let map = name_and_map()?;
-    drop(map);
+    name_and_map()?;
     count_faults()?;
     purge_under_pressure()
 }
@@ -46,34 +47,37 @@ fn heading(text: &str) {
     println!("\n{text}\n{}", "-".repeat(text.len()));
 }
 
-fn name_and_map() -> anyhow::Result<(Region, Mapping)> {
+fn name_and_map() -> anyhow::Result<()> {
     heading("A region is made, named, and mapped by two processes");
     let (here, there) = sockets()?;
     let other = spawn(|| {
-        let region = Region::from_fd(receive_fd(&there)?);
-        let map = region.map(N)?;
+        let region = ashmem::Region::try_from(receive_fd(&there)?)?;
+        let map = region.map()?;
         println!(
             "  process B   got it over a socket: name \"{}\", {} KiB, page 3 begins with {}",
-            region.name()?,
+            region.name()?.to_string_lossy(),
             region.size()? / 1024,
-            map.read(3 * PAGE)
+            byte(&map, 3 * PAGE)
         );
-        map.write(5 * PAGE, 77);
+        map.write(5 * PAGE, &[77]);
         println!("  process B   writes 77 into page 5 and exits");
         Ok(())
     })?;
-    let region = Region::open()?;
-    region.set_name(c"picture-cache")?;
-    region.set_size(N * PAGE)?;
-    let map = region.map(N)?;
-    println!("  process A   {}", line_of(&map)?);
-    map.write(3 * PAGE, 42);
+    let region = ashmem::Region::new(c"picture-cache", N * PAGE)?;
+    let map = region.map()?;
+    println!("  process A   {}", line_at(map.as_ptr() as usize)?);
+    map.write(3 * PAGE, &[42]);
     println!("  process A   writes 42 into page 3 and sends the descriptor to process B");
     send_fd(&here, region.as_fd())?;
     other.join()?;
-    println!("  process A   page 5 begins with {}", map.read(5 * PAGE));
-    ensure!(map.read(5 * PAGE) == 77);
-    Ok((region, map))
+    println!("  process A   page 5 begins with {}", byte(&map, 5 * PAGE));
+    ensure!(byte(&map, 5 * PAGE) == 77);
+    Ok(())
+}
+
+/// One byte of a mapping.
+fn byte(map: &ashmem::Mapping<'_>, at: usize) -> u8 {
+    map.bytes()[at].load(Ordering::Relaxed)
 }
 
 fn row(what: &str, step: Step, why: &str) {
@@ -128,11 +132,13 @@ fn purge_under_pressure() -> anyhow::Result<()> {
     let free = free_pages()?;
     occupy(free.saturating_sub(160 * MIB), true)?;
 
-    let region = Region::sized(all)?;
-    region.set_name(c"thumbnails")?;
-    let map = region.map(all)?;
-    map.stamp(0..all, 7);
-    region.unpin(kept..all)?;
+    let region = ashmem::Region::new(c"thumbnails", all * PAGE)?;
+    let map = region.map()?;
+    for page in 0..all {
+        map.write(page * PAGE, &[7]);
+    }
+    let may_go = (kept * PAGE) as u64..;
+    region.unpin(may_go.clone())?;
     println!("  96 MiB are written, the first 16 stay pinned, 80 are unpinned");
     println!("  {} MiB of the machine are free", free_pages()? / MIB);
 
@@ -147,8 +153,8 @@ fn purge_under_pressure() -> anyhow::Result<()> {
     })
     .context("the one that wants memory")?;
     // From here on nothing more is taken.
-    let was_purged = region.pin(kept..all)?;
-    let info = region.info()?;
+    let pinned = region.pin(may_go)?;
+    let info = Info::parse(&fdinfo(&region)?)?;
     println!(
         "  the kernel took {} MiB from the region; {} MiB are left",
         info.purged as usize / MIB,
@@ -157,7 +163,7 @@ fn purge_under_pressure() -> anyhow::Result<()> {
     ensure!(info.purged > 0, "there was no pressure");
     println!(
         "  PIN of the 80 MiB says: {}",
-        if was_purged {
+        if pinned.was_purged() {
             "1, was purged. What is gone reads as zeros, and is made again:"
         } else {
             "0, not purged"
@@ -165,18 +171,22 @@ fn purge_under_pressure() -> anyhow::Result<()> {
     );
     let mut gone = 0;
     for page in 0..all {
-        if map.read(page * PAGE) != 7 {
+        let found = byte(&map, page * PAGE);
+        if found != 7 {
             ensure!(page >= kept, "a pinned page was lost");
-            ensure!(map.read(page * PAGE) == 0, "a page is torn");
-            map.stamp(page..page + 1, 7);
+            ensure!(found == 0, "a page is torn");
+            map.write(page * PAGE, &[7]);
             gone += 1u64;
         }
     }
     println!("  {gone} pages were gone, none of the {kept} that were pinned");
-    ensure!(was_purged && gone == info.purged, "{gone} pages, {info:?}");
+    ensure!(
+        pinned.was_purged() && gone == info.purged,
+        "{gone} pages, {info:?}"
+    );
 
     println!("\n  /proc/self/fdinfo says of it:");
-    for line in region.fdinfo()?.lines() {
+    for line in fdinfo(&region)?.lines() {
         println!("    {line}");
     }
     let used = fs::read_to_string("/proc/modules")?;

@@ -7,8 +7,13 @@
 //! only if it fails. The child says through a pipe how the test ended. Nothing
 //! else counts as passed: not exit code 0 without that report, and not a report
 //! that comes twice.
+//!
+//! For the i386 tests the child becomes the 32-bit program, which does the same
+//! from there on: see [`be_one`].
 
 use std::any::Any;
+use std::convert::Infallible;
+use std::ffi::CString;
 use std::fmt;
 use std::fs;
 use std::fs::File;
@@ -20,6 +25,7 @@ use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::FromRawFd;
 use std::os::fd::OwnedFd;
+use std::os::fd::RawFd;
 use std::panic;
 use std::path::Path;
 use std::process;
@@ -28,8 +34,12 @@ use std::time::Duration;
 use std::time::Instant;
 
 use anyhow::Context;
+use anyhow::bail;
 use nix::errno::Errno;
+use nix::fcntl::FcntlArg;
+use nix::fcntl::FdFlag;
 use nix::fcntl::OFlag;
+use nix::fcntl::fcntl;
 use nix::poll::PollFd;
 use nix::poll::PollFlags;
 use nix::poll::PollTimeout;
@@ -50,6 +60,7 @@ use nix::unistd::Pid;
 use nix::unistd::dup2_stderr;
 use nix::unistd::dup2_stdin;
 use nix::unistd::dup2_stdout;
+use nix::unistd::execv;
 use nix::unistd::fork;
 use nix::unistd::pipe2;
 use nix::unistd::setsid;
@@ -69,6 +80,48 @@ pub struct Test {
     pub limit: Duration,
     /// What it shows of the ABI, as ids of driver/ABI.md.
     pub abi: &'static [&'static str],
+}
+
+/// Where the guest has its program built for i386.
+const PROGRAM_32: &str = "/bin/guest32";
+
+/// Who runs a test's body.
+#[derive(Clone, Copy)]
+pub enum Runner {
+    /// This program.
+    Here(TestFn),
+    /// [`PROGRAM_32`], which has a test of this name as well.
+    I386(&'static str),
+}
+
+/// One test to be run.
+pub struct Case {
+    /// What it is reported as.
+    pub name: String,
+    /// By whom it is run.
+    pub runner: Runner,
+    /// How long it may take on a stock kernel; see [`time_limit`].
+    pub limit: Duration,
+}
+
+impl Case {
+    /// A test that this program runs.
+    pub fn here(test: &Test) -> Self {
+        Self {
+            name: test.name.into(),
+            runner: Runner::Here(test.run),
+            limit: test.limit,
+        }
+    }
+
+    /// A test that the 32-bit program runs.
+    pub fn i386(test: &Test) -> Self {
+        Self {
+            name: format!("i386::{}", test.name),
+            runner: Runner::I386(test.name),
+            limit: test.limit,
+        }
+    }
 }
 
 /// Makes a module's table: `tests! { some_fn => "size.unrounded" "size.frozen", slow_fn @ 60 }`,
@@ -194,7 +247,7 @@ const DEATH: Duration = Duration::from_secs(10);
 ///
 /// An error is one of the harness, not of the test.
 pub fn supervise(
-    run: TestFn,
+    runner: Runner,
     limit: Duration,
     sink: &Sink<'_>,
     sweep: Sweep,
@@ -211,7 +264,7 @@ pub fn supervise(
 
     // SAFETY: This program has one thread, so the child may do everything.
     let child = match unsafe { fork() }.context("fork")? {
-        ForkResult::Child => be_the_test(run, output_w, report_w),
+        ForkResult::Child => be_the_test(runner, output_w, report_w),
         ForkResult::Parent { child } => child,
     };
     drop(output_w);
@@ -231,7 +284,7 @@ pub fn supervise(
     // A child that outlives SIGKILL hangs in the kernel.
     let status = match waitpid(child, Some(WaitPidFlag::WNOHANG)) {
         Ok(WaitStatus::StillAlive) | Err(_) if ended => {
-            anyhow::bail!("PID {child} has ended and cannot be waited for")
+            bail!("PID {child} has ended and cannot be waited for")
         }
         Ok(status) if ended => Some(status),
         _ => None,
@@ -298,12 +351,74 @@ fn wait(
     }
 }
 
-/// The child's side: runs the test and says how it ended.
-fn be_the_test(run: TestFn, output: OwnedFd, report: OwnedFd) -> ! {
+/// The child's side: prepares everything, and runs the test or becomes the
+/// program that does.
+fn be_the_test(runner: Runner, output: OwnedFd, report: OwnedFd) -> ! {
+    let ready = prepare_the_test(&output, &report);
+    let result = match runner {
+        Runner::Here(run) => ready.map(|()| run),
+        Runner::I386(name) => ready
+            .and_then(|()| become_32(name, &report))
+            .map(|never| match never {}),
+    };
+    match result {
+        Ok(run) => run_the_test(run, report),
+        Err(e) => {
+            tell(&report, b'F', &format!("could not be started: {e:#}"));
+            process::exit(0)
+        }
+    }
+}
+
+/// Has the 32-bit program run this test and report it; comes back only if it
+/// cannot.
+fn become_32(name: &str, report: &OwnedFd) -> anyhow::Result<Infallible> {
+    fcntl(report, FcntlArg::F_SETFD(FdFlag::empty())).context("FD_CLOEXEC")?;
+    let program = CString::new(PROGRAM_32)?;
+    let arguments = [
+        program.clone(),
+        CString::new("one")?,
+        CString::new(name)?,
+        CString::new(report.as_raw_fd().to_string())?,
+    ];
+    let Err(e) = execv(&program, &arguments);
+    bail!(
+        "cannot run {PROGRAM_32}: {e}. {}",
+        match e {
+            Errno::ENOENT =>
+                "It is not in this guest: scripts/programs builds it, and the runner takes \
+                 the folder where it lies as --files; make test does both",
+            Errno::ENOEXEC => "This kernel has no CONFIG_IA32_EMULATION, or it is switched off",
+            _ => "It is built by scripts/programs",
+        }
+    )
+}
+
+/// What the 32-bit program does: runs one of its tests and reports it to this
+/// descriptor, in the process that [`supervise`] has prepared.
+pub fn be_one(tests: impl Iterator<Item = &'static Test>, name: &str, report: RawFd) -> ! {
+    // SAFETY: Whoever started this program has given the descriptor to it.
+    let report = unsafe { OwnedFd::from_raw_fd(report) };
+    // What the test starts must not be able to report.
+    if let Err(e) = fcntl(&report, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)) {
+        eprintln!("guest: descriptor {}: {e}", report.as_raw_fd());
+        process::exit(1);
+    }
+    match tests.into_iter().find(|test| test.name == name) {
+        Some(test) => run_the_test(test.run, report),
+        None => {
+            tell(&report, b'F', &format!("this program has no test {name}"));
+            process::exit(0)
+        }
+    }
+}
+
+/// Runs the test and says how it ended.
+fn run_the_test(run: TestFn, report: OwnedFd) -> ! {
     static PANIC: Mutex<String> = Mutex::new(String::new());
 
     let me = process::id();
-    if let Err(e) = prepare_the_test(&output, &report) {
+    if let Err(e) = die_of_signals() {
         tell(&report, b'F', &format!("could not be started: {e:#}"));
         process::exit(0);
     }
@@ -349,13 +464,6 @@ fn prepare_the_test(output: &OwnedFd, report: &OwnedFd) -> anyhow::Result<()> {
     dup2_stdin(File::open("/dev/null").context("/dev/null")?)?;
     dup2_stdout(output)?;
     dup2_stderr(output)?;
-    for signal in [Signal::SIGSEGV, Signal::SIGBUS] {
-        // Rust's runtime looks for a stack overflow in them, and survives one
-        // that was only sent.
-        let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-        // SAFETY: The default action is no function that could misbehave.
-        unsafe { sigaction(signal, &default) }.context("sigaction")?;
-    }
     let keep = report.as_raw_fd() as libc::c_uint;
     // SAFETY: What is closed is never used again: this process only runs the
     // test and leaves with `process::exit`, which drops nothing.
@@ -363,6 +471,17 @@ fn prepare_the_test(output: &OwnedFd, report: &OwnedFd) -> anyhow::Result<()> {
     // SAFETY: As above.
     Errno::result(unsafe { libc::close_range(keep + 1, libc::c_uint::MAX, 0) })
         .context("close_range")?;
+    Ok(())
+}
+
+/// Rust's runtime looks for a stack overflow in these signals, and survives one
+/// that was only sent.
+fn die_of_signals() -> anyhow::Result<()> {
+    for signal in [Signal::SIGSEGV, Signal::SIGBUS] {
+        let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+        // SAFETY: The default action is no function that could misbehave.
+        unsafe { sigaction(signal, &default) }.context("sigaction")?;
+    }
     Ok(())
 }
 

@@ -36,10 +36,11 @@ use crate::Mode;
 use crate::closing;
 use crate::demo;
 use crate::harness;
+use crate::harness::Case;
 use crate::harness::Outcome;
+use crate::harness::Runner;
 use crate::harness::Sink;
 use crate::harness::Sweep;
-use crate::harness::Test;
 use crate::harness::supervise;
 use crate::kmemleak;
 use crate::kmsg::KernelLog;
@@ -108,7 +109,7 @@ fn run(mode: Mode) -> anyhow::Result<()> {
                     &mut report,
                     &mut log,
                     Sweep::All,
-                    tests::ALL.iter().copied().flatten(),
+                    tests::in_order(),
                     filter.as_deref(),
                 )?;
             }
@@ -120,7 +121,13 @@ fn run(mode: Mode) -> anyhow::Result<()> {
             if module {
                 log.now("the demonstration")?;
                 let limit = harness::time_limit(DEMO_LIMIT);
-                let shown = supervise(demo::run, limit, &Sink::Stream(&out), Sweep::All, &mut log)?;
+                let shown = supervise(
+                    Runner::Here(demo::run),
+                    limit,
+                    &Sink::Stream(&out),
+                    Sweep::All,
+                    &mut log,
+                )?;
                 report.add("demo", &shown)?;
             }
             closing::run(&mut report, &mut log, module)?;
@@ -130,7 +137,7 @@ fn run(mode: Mode) -> anyhow::Result<()> {
             out.flush()?;
         }
         Mode::Selftest { kind } => return selftest::run(kind, &mut report, &mut log),
-        Mode::List | Mode::Abi | Mode::Counts | Mode::Shell { .. } => {
+        Mode::List | Mode::Abi | Mode::One { .. } | Mode::Counts | Mode::Shell { .. } => {
             bail!("this mode is not for PID 1")
         }
     }
@@ -146,8 +153,13 @@ pub fn test_here(filter: Option<&str>) -> anyhow::Result<bool> {
     let mut report = Report::new(stdout.into())?;
     let mut log = KernelLog::open(None)?;
     log.start_here();
-    let all = tests::ALL.iter().copied().flatten();
-    run_tests(&mut report, &mut log, Sweep::Group, all, filter)?;
+    run_tests(
+        &mut report,
+        &mut log,
+        Sweep::Group,
+        tests::in_order(),
+        filter,
+    )?;
     closing::run(&mut report, &mut log, false)?;
     report.plan()?;
     report.verdict()
@@ -155,20 +167,20 @@ pub fn test_here(filter: Option<&str>) -> anyhow::Result<bool> {
 
 /// Runs the tests that the filter leaves, and reports each as it ends. If none
 /// is left, that is a failure.
-pub fn run_tests<'a>(
+pub fn run_tests(
     report: &mut Report,
     log: &mut KernelLog,
     sweep: Sweep,
-    tests: impl Iterator<Item = &'a Test>,
+    tests: impl Iterator<Item = Case>,
     filter: Option<&str>,
 ) -> anyhow::Result<()> {
     let before = report.count();
     for test in tests.filter(|t| filter.is_none_or(|f| t.name.contains(f))) {
-        log.now(test.name)?;
+        log.now(&test.name)?;
         let limit = harness::time_limit(test.limit);
-        let finished = supervise(test.run, limit, &Sink::Keep, sweep, log)
+        let finished = supervise(test.runner, limit, &Sink::Keep, sweep, log)
             .with_context(|| format!("the harness failed at {}", test.name))?;
-        report.add(test.name, &finished)?;
+        report.add(&test.name, &finished)?;
     }
     if report.count() == before {
         report.check(

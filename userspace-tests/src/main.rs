@@ -11,7 +11,6 @@
 //! - [`region`]: the device, as tests and demonstration use it
 //! - [`tests`], [`demo`], [`shell`], [`selftest`]: the modes
 
-mod abi;
 mod closing;
 mod demo;
 mod harness;
@@ -26,9 +25,11 @@ mod shell;
 #[deny(dead_code)]
 mod tests;
 
+use std::os::fd::RawFd;
 use std::process::ExitCode;
 use std::process::id;
 
+use ashmem::abi;
 use clap::Parser;
 use clap::Subcommand;
 
@@ -60,6 +61,14 @@ enum Mode {
     List,
     /// Print the ids of driver/ABI.md, each with a test that stands for it.
     Abi,
+    /// Run one test and report it: how the 64-bit program starts the i386 tests.
+    One {
+        /// Its name, without `i386::`.
+        name: String,
+        /// The descriptor of the pipe that takes the report.
+        #[arg(value_parser = clap::value_parser!(RawFd).range(3..))]
+        report: RawFd,
+    },
     /// Print the table of fault counts as the README has it.
     Counts,
     /// Show what the module is good for.
@@ -91,7 +100,7 @@ fn main() -> ExitCode {
     }
     match mode {
         Mode::List => {
-            for test in tests::ALL.iter().copied().flatten() {
+            for test in tests::in_order() {
                 println!("{}", test.name);
             }
             ExitCode::SUCCESS
@@ -103,6 +112,10 @@ fn main() -> ExitCode {
                 }
             }
             ExitCode::SUCCESS
+        }
+        Mode::One { name, report } => {
+            let tests = tests::ALL.iter().copied().flatten();
+            harness::be_one(tests.chain(selftest::TESTS), &name, report)
         }
         Mode::Counts => {
             print!("{}", tests::counts::markdown());

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! A region as the tests and the demonstration use it: descriptor, mappings, counters.
+//! A region as the tests use it: what the client library has, with nix's
+//! types, and what no good program does: any ioctl, descriptors of other modes,
+//! mappings beyond what the library allows.
 
 use std::ffi::CStr;
 use std::fs;
@@ -10,44 +12,59 @@ use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
+use std::ptr;
 use std::ptr::NonNull;
 
 use anyhow::Context;
 use anyhow::bail;
 use anyhow::ensure;
+use ashmem::Protection;
+use ashmem::abi;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::fcntl::open;
 use nix::sys::mman::MapFlags;
 use nix::sys::mman::ProtFlags;
 use nix::sys::mman::mmap;
-use nix::sys::mman::mmap_anonymous;
-use nix::sys::mman::mprotect;
 use nix::sys::mman::munmap;
 use nix::sys::stat::Mode;
-
-use crate::abi;
 
 /// The device node.
 pub const NODE: &str = "/dev/ashmem";
 /// Bytes of a page; the guest is an x86.
 pub const PAGE: usize = 4096;
+/// Pointers to nothing of a program's, the last to memory that is the kernel's
+/// own or, in 32 bits, beyond what a program can have.
+pub const BAD_POINTERS: [usize; 3] = [
+    0,
+    8,
+    if cfg!(target_pointer_width = "64") {
+        0xffff_8880_0000_0000_u64 as usize
+    } else {
+        0xffff_f000
+    },
+];
 /// Read and write.
 pub const RW: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
 
 /// An open descriptor of the device.
-pub struct Region(OwnedFd);
+pub struct Region(ashmem::Region);
+
+/// What the kernel answered.
+fn errno(error: ashmem::Error) -> Errno {
+    Errno::from_raw(error.errno())
+}
 
 impl Region {
     /// A fresh region.
     pub fn open() -> anyhow::Result<Self> {
-        Self::open_mode(OFlag::O_RDWR)
+        Ok(Self(ashmem::Region::fresh()?))
     }
 
     /// A fresh region through a descriptor of this mode.
     pub fn open_mode(mode: OFlag) -> anyhow::Result<Self> {
         let fd = open(NODE, mode | OFlag::O_CLOEXEC, Mode::empty()).context(NODE)?;
-        Ok(Self(fd))
+        Ok(Self(fd.try_into()?))
     }
 
     /// A region of `pages` pages.
@@ -57,9 +74,9 @@ impl Region {
         Ok(region)
     }
 
-    /// What somebody sent.
+    /// What somebody sent; panics if it is no region.
     pub fn from_fd(fd: OwnedFd) -> Self {
-        Self(fd)
+        Self(fd.try_into().expect("what was sent"))
     }
 
     /// Any ioctl.
@@ -71,8 +88,7 @@ impl Region {
 
     /// ASHMEM_SET_NAME
     pub fn set_name(&self, name: &CStr) -> nix::Result<()> {
-        self.ioctl(abi::ABI_SET_NAME, name.as_ptr() as usize)
-            .map(drop)
+        self.0.set_name(name).map_err(errno)
     }
 
     /// ASHMEM_GET_NAME; the bytes of the buffer that were not written are 0xaa.
@@ -84,37 +100,45 @@ impl Region {
 
     /// The name.
     pub fn name(&self) -> anyhow::Result<String> {
-        let buffer = self.name_buffer()?;
-        Ok(CStr::from_bytes_until_nul(&buffer)?.to_str()?.to_owned())
+        Ok(self.0.name()?.into_string()?)
     }
 
     /// ASHMEM_SET_SIZE, in bytes.
     pub fn set_size(&self, bytes: usize) -> nix::Result<()> {
-        self.ioctl(abi::ABI_SET_SIZE, bytes).map(drop)
+        self.0.set_size(bytes).map_err(errno)
     }
 
     /// ASHMEM_GET_SIZE, in bytes.
     pub fn size(&self) -> nix::Result<usize> {
-        self.ioctl(abi::ABI_GET_SIZE, 0).map(|size| size as usize)
+        // An int, of which all bits belong to the size.
+        self.ioctl(abi::ABI_GET_SIZE, 0)
+            .map(|size| size as u32 as usize)
     }
 
     /// ASHMEM_SET_PROT_MASK
     pub fn set_mask(&self, mask: ProtFlags) -> nix::Result<()> {
-        self.ioctl(abi::ABI_SET_PROT_MASK, mask.bits() as usize)
-            .map(drop)
+        self.0
+            .restrict(Protection::from_bits(mask.bits()))
+            .map_err(errno)
     }
 
     /// ASHMEM_GET_PROT_MASK
     pub fn mask(&self) -> nix::Result<ProtFlags> {
-        self.ioctl(abi::ABI_GET_PROT_MASK, 0)
-            .map(ProtFlags::from_bits_retain)
+        let mask = self.0.protection().map_err(errno)?;
+        Ok(ProtFlags::from_bits_retain(mask.bits()))
     }
 
     /// ASHMEM_GET_FILE_ID
     pub fn file_id(&self) -> nix::Result<u64> {
-        let mut id: libc::c_ulong = 0;
-        self.ioctl(abi::ABI_GET_FILE_ID, &raw mut id as usize)?;
-        Ok(id)
+        self.0.file_id().map_err(errno)
+    }
+
+    /// pread(2), whose offset has 64 bits in 32-bit programs too.
+    pub fn read_at(&self, buffer: &mut [u8], offset: i64) -> nix::Result<usize> {
+        let (to, len) = (buffer.as_mut_ptr().cast(), buffer.len());
+        // SAFETY: The kernel writes into the buffer, and not beyond it.
+        let read = unsafe { libc::pread64(self.0.as_raw_fd(), to, len, offset) };
+        Errno::result(read).map(|n| n as usize)
     }
 
     fn range(&self, request: u32, offset: u32, len: u32) -> nix::Result<i32> {
@@ -215,7 +239,27 @@ impl Region {
 
     /// ASHMEM_PURGE_ALL_CACHES; the number of pages.
     pub fn purge_all(&self) -> nix::Result<usize> {
-        self.ioctl(abi::ABI_PURGE_ALL_CACHES, 0).map(|n| n as usize)
+        self.0.purge_all_caches().map_err(errno)
+    }
+
+    /// Any mapping from this offset in bytes on, which nix cuts to 32 bits in a 32-bit program.
+    pub fn map_far(
+        &self,
+        len: usize,
+        prot: ProtFlags,
+        flags: MapFlags,
+        offset: i64,
+    ) -> nix::Result<Mapping> {
+        let (prot, flags, fd) = (prot.bits(), flags.bits(), self.as_fd().as_raw_fd());
+        // SAFETY: Without MAP_FIXED a mapping replaces nothing.
+        let base = unsafe { libc::mmap64(ptr::null_mut(), len, prot, flags, fd, offset) };
+        if base == libc::MAP_FAILED {
+            return Err(Errno::last());
+        }
+        Ok(Mapping {
+            base: NonNull::new(base.cast()).ok_or(Errno::EINVAL)?,
+            len,
+        })
     }
 
     /// A shared mapping of the first pages, to read and write.
@@ -226,7 +270,31 @@ impl Region {
 
     /// Any mapping from the region's start.
     pub fn map_as(&self, len: usize, prot: ProtFlags, flags: MapFlags) -> nix::Result<Mapping> {
-        Mapping::new(&self.0, len, prot, flags, 0)
+        // SAFETY: Without MAP_FIXED a mapping replaces nothing.
+        unsafe { self.map_at(None, len, prot, flags, 0) }
+    }
+
+    /// Any mapping: all arguments of mmap(2).
+    ///
+    /// # Safety
+    ///
+    /// With `MAP_FIXED`, nobody may use what it replaces any more.
+    pub unsafe fn map_at(
+        &self,
+        address: Option<usize>,
+        len: usize,
+        prot: ProtFlags,
+        flags: MapFlags,
+        offset: libc::off_t,
+    ) -> nix::Result<Mapping> {
+        let address = address.and_then(NonZeroUsize::new);
+        let len = NonZeroUsize::new(len).ok_or(Errno::EINVAL)?;
+        // SAFETY: The caller looks after what is replaced.
+        let base = unsafe { mmap(address, len, prot, flags, &self.0, offset) }?;
+        Ok(Mapping {
+            base: base.cast(),
+            len: len.get(),
+        })
     }
 
     /// The counters and sizes of fdinfo.
@@ -236,8 +304,7 @@ impl Region {
 
     /// The text of fdinfo.
     pub fn fdinfo(&self) -> anyhow::Result<String> {
-        let path = format!("/proc/self/fdinfo/{}", self.0.as_raw_fd());
-        fs::read_to_string(&path).context(path)
+        fdinfo(&self.0)
     }
 
     /// One letter for each of these pages: `.` pinned, `u` unpinned, `p` purged, as a capital
@@ -269,6 +336,12 @@ impl Region {
     }
 }
 
+/// What the kernel tells of a descriptor.
+pub fn fdinfo(fd: impl AsFd) -> anyhow::Result<String> {
+    let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
+    fs::read_to_string(&path).context(path)
+}
+
 fn bytes(pages: usize) -> u32 {
     u32::try_from(pages * PAGE).expect("struct ashmem_pin ends at 4 GiB")
 }
@@ -286,23 +359,6 @@ pub struct Mapping {
 }
 
 impl Mapping {
-    /// A mapping of any file, at an address that the kernel chooses.
-    pub fn new(
-        file: impl AsFd,
-        len: usize,
-        prot: ProtFlags,
-        flags: MapFlags,
-        offset: libc::off_t,
-    ) -> nix::Result<Self> {
-        let len = NonZeroUsize::new(len).ok_or(Errno::EINVAL)?;
-        // SAFETY: Without MAP_FIXED a mapping replaces nothing.
-        let base = unsafe { mmap(None, len, prot, flags, file, offset) }?;
-        Ok(Self {
-            base: base.cast(),
-            len: len.get(),
-        })
-    }
-
     /// Address of its first byte.
     pub fn base(&self) -> usize {
         self.base.as_ptr() as usize
@@ -375,22 +431,6 @@ impl Mapping {
             .collect()
     }
 
-    /// Anonymous memory, with a page behind it that cannot be touched: for what
-    /// shall end where a program's memory does.
-    pub fn before_a_hole(pages: usize) -> anyhow::Result<Self> {
-        let len = NonZeroUsize::new((pages + 1) * PAGE).context("no pages")?;
-        let flags = MapFlags::MAP_PRIVATE;
-        // SAFETY: Without MAP_FIXED a mapping replaces nothing.
-        let base = unsafe { mmap_anonymous(None, len, ProtFlags::PROT_NONE, flags) }?;
-        // SAFETY: Nobody uses it yet.
-        unsafe { mprotect(base, pages * PAGE, RW) }?;
-        // The page behind it stays for ever.
-        Ok(Self {
-            base: base.cast(),
-            len: pages * PAGE,
-        })
-    }
-
     /// An integer that other processes may use at the same time.
     pub fn atomic(&self, offset: usize) -> &std::sync::atomic::AtomicU32 {
         assert!(offset % 4 == 0 && offset + 4 <= self.len);
@@ -440,7 +480,8 @@ pub struct Info {
 }
 
 impl Info {
-    fn parse(text: &str) -> anyhow::Result<Self> {
+    /// Reads what [`fdinfo`] gives.
+    pub fn parse(text: &str) -> anyhow::Result<Self> {
         let field = |key: &str| -> anyhow::Result<u64> {
             let mut values = text
                 .lines()

@@ -26,8 +26,10 @@ use nix::unistd::fork;
 use nix::unistd::setsid;
 
 use crate::closing;
+use crate::harness::Case;
 use crate::harness::Sweep;
 use crate::harness::Test;
+use crate::harness::limit;
 use crate::harness::skip;
 use crate::harness::tests;
 use crate::init::run_tests;
@@ -41,6 +43,9 @@ pub enum Kind {
     Pass,
     /// Tests that fail in all the ways in which a test can.
     Fail,
+    /// The same tests, run by the program built for i386, and one that it does
+    /// not have.
+    Fail32,
     /// A test that passes and one that is skipped.
     Skip,
     /// The guest stands still.
@@ -79,6 +84,14 @@ tests! {
     finds_it_gone,
     lacks_something,
 }
+
+/// In no table.
+const ABSENT: Test = Test {
+    name: "guest::selftest::absent",
+    run: passes,
+    limit: limit(&[]),
+    abi: &[],
+};
 
 fn passes() -> anyhow::Result<()> {
     println!("not to be seen: the output of a test that passes");
@@ -153,13 +166,18 @@ fn lacks_something() -> anyhow::Result<()> {
 /// Misbehaves.
 pub fn run(kind: Kind, report: &mut Report, log: &mut KernelLog) -> anyhow::Result<()> {
     let chosen: fn(&Test) -> bool = match kind {
-        Kind::Fail => |_| true,
+        Kind::Fail | Kind::Fail32 => |_| true,
         Kind::Skip => |t| t.name.ends_with("::passes") || t.name.ends_with("::lacks_something"),
         Kind::Zero => |_| false,
         _ => |t| t.name.ends_with("::passes"),
     };
     let tests = TESTS.iter().filter(|t| chosen(t));
-    run_tests(report, log, Sweep::All, tests, None)?;
+    if kind == Kind::Fail32 {
+        let tests = tests.chain([&ABSENT]).map(Case::i386);
+        run_tests(report, log, Sweep::All, tests, None)?;
+    } else {
+        run_tests(report, log, Sweep::All, tests.map(Case::here), None)?;
+    }
     match kind {
         Kind::Hang => loop {
             sleep(Duration::from_secs(3600));

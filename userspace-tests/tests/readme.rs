@@ -2,12 +2,14 @@
 
 //! What the README shows is what the tests assert.
 
+use std::collections::BTreeSet;
 use std::process::Command;
 
 const README: &str = include_str!("../../README.md");
+const ABI: &str = include_str!("../../driver/ABI.md");
 
 /// What stands between two comments of the README.
-fn block(name: &str) -> &str {
+fn block(name: &str) -> &'static str {
     let (_, rest) = README
         .split_once(&format!("<!-- {name}: begin -->\n"))
         .unwrap_or_else(|| panic!("README.md has no block `{name}`"));
@@ -44,4 +46,29 @@ fn every_verb_of_the_makefile_is_in_the_readme() {
             "make {verb}"
         );
     }
+}
+
+#[test]
+fn the_readme_lists_what_differs_and_nothing_else() {
+    // The ids of driver/ABI.md that say so, each in the last cell of a row.
+    let differs: BTreeSet<_> = ABI
+        .lines()
+        .filter(|line| line.contains("** *Differs*: "))
+        .filter_map(|line| line.strip_prefix("- **")?.split_once("** "))
+        .map(|(id, _)| id)
+        .collect();
+    assert!(differs.len() > 5, "{differs:?}");
+    let marks = ABI.matches("*Differs*:").count();
+    assert_eq!(marks, differs.len(), "an item marks itself elsewhere");
+
+    let cells = |line: &'static str| line.trim_end_matches('|').rsplit_once('|');
+    let listed: Vec<_> = block("differs")
+        .lines()
+        .skip(2)
+        .filter_map(cells)
+        .flat_map(|(_, ids)| ids.split('`').skip(1).step_by(2))
+        .collect();
+    let once: BTreeSet<_> = listed.iter().copied().collect();
+    assert_eq!(listed.len(), once.len(), "twice: {listed:?}");
+    assert_eq!(once, differs, "in README.md, and in driver/ABI.md");
 }

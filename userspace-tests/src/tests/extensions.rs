@@ -23,6 +23,8 @@ use crate::region::Mapping;
 use crate::region::PAGE;
 use crate::region::RW;
 use crate::region::Region;
+use crate::tests::memory::BAD;
+use crate::tests::memory::Edge;
 use crate::tests::process::spawn;
 
 tests! {
@@ -192,14 +194,13 @@ fn counters_come_in_the_size_of_the_number() -> anyhow::Result<()> {
 }
 
 fn counters_need_room() -> anyhow::Result<()> {
-    let memory = Mapping::before_a_hole(1)?;
-    let end = memory.base() + PAGE;
+    let edge = Edge::new()?;
     let region = Region::sized(1)?;
     for size in [8, KNOWN, KNOWN + 8] {
         let request = get_counters(size);
-        ensure!(region.ioctl(request, end - size) == Ok(KNOWN as i32));
-        ensure!(memory.read(PAGE - size + 1) == 0x10, "the size: 0x1000");
-        for pointer in [0, 8, usize::MAX & !7, end, end - size + 1] {
+        ensure!(region.ioctl(request, edge.before(size)) == Ok(KNOWN as i32));
+        ensure!(edge.get(size)[..8] == P.to_ne_bytes(), "the size");
+        for pointer in [BAD, &[edge.before(0), edge.before(size - 1)]].concat() {
             let result = region.ioctl(request, pointer);
             ensure!(result == Err(Errno::EFAULT), "{pointer:#x}: {result:?}");
         }
@@ -252,8 +253,9 @@ fn ranges_are_checked_with_64_bits() -> anyhow::Result<()> {
 }
 
 fn ranges_do_what_the_short_ones_do() -> anyhow::Result<()> {
-    let memory = Mapping::before_a_hole(1)?;
-    let whole = memory.base() + PAGE - size_of::<abi::ashmem_range>();
+    let edge = Edge::new()?;
+    // Zeros stand for the whole region.
+    let whole = edge.put(&[0; size_of::<abi::ashmem_range>()]);
     let requests = [
         abi::ABI_PIN_RANGE,
         abi::ABI_UNPIN_RANGE,
@@ -262,13 +264,13 @@ fn ranges_do_what_the_short_ones_do() -> anyhow::Result<()> {
     let region = Region::sized(8)?;
     for request in requests {
         // A bad pointer, then a region that was never mapped.
-        ensure!(region.ioctl(request, whole + 8) == Err(Errno::EFAULT));
+        ensure!(region.ioctl(request, edge.before(8)) == Err(Errno::EFAULT));
         ensure!(region.ioctl(request, whole) == Err(Errno::EINVAL));
     }
     let map = region.map(8)?;
     map.stamp(0..8, 1);
     for request in requests {
-        for pointer in [0, 8, usize::MAX & !7, whole + 4, whole + 8] {
+        for pointer in [BAD, &[edge.before(12), edge.before(8), edge.before(0)]].concat() {
             let result = region.ioctl(request, pointer);
             ensure!(
                 result == Err(Errno::EFAULT),
@@ -277,7 +279,7 @@ fn ranges_do_what_the_short_ones_do() -> anyhow::Result<()> {
         }
         ensure!(region.ioctl(request, whole).is_ok(), "{request:#x}");
     }
-    // Zeros, so that was the whole region; the last to change it was UNPIN.
+    // The last of them that changes something was UNPIN.
     ensure!(region.picture(8)? == "uuuuuuuu");
     ensure!(!region.pin_wide(0, 0)?);
 
@@ -314,15 +316,14 @@ fn ranges_reach_the_last_page_before_4_gib() -> anyhow::Result<()> {
 fn ranges_reach_behind_4_gib() -> anyhow::Result<()> {
     const SIZE: u64 = 6 << 30;
     const BORDER: u64 = G4 / P;
-    let offset = libc::off_t::try_from(G4 - 8 * P);
-    let (Some((region, first)), Ok(offset)) = (sparse(SIZE)?, offset) else {
+    let Some((region, first)) = sparse(SIZE)? else {
         // The largest region of 32-bit programs: see above.
         ensure!(size_of::<usize>() == 4);
         return Ok(());
     };
     first.stamp(0..1, 1);
     let flags = MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE;
-    let map = Mapping::new(&region, 16 * PAGE, RW, flags, offset)?;
+    let map = region.map_far(16 * PAGE, RW, flags, (G4 - 8 * P) as i64)?;
     map.stamp(0..16, 1);
     let around = BORDER - 8..BORDER + 8;
     ensure!(region.status_picture(around.clone())? == "::::::::::::::::");
@@ -442,22 +443,19 @@ fn page_status_writes_a_byte_a_page() -> anyhow::Result<()> {
     let region = Region::sized(1200)?;
     let map = region.map(1200)?;
     map.write_pages(0..1200);
-    let memory = Mapping::before_a_hole(1)?;
+    let edge = Edge::new()?;
     for pages in [1, 2, 511, 512, 513, 1024, 1025, 1100] {
-        let at = PAGE - pages;
-        for offset in 0..PAGE {
-            memory.write(offset, 0xaa);
-        }
+        edge.put(&[0xaa; PAGE]);
         let len = pages as u64 * P;
         // All up to the last byte, and not one before the first.
-        region.page_status(P, len, memory.base() + at)?;
-        for offset in 0..PAGE {
-            let expected = if offset < at { 0xaa } else { 0x10 };
-            ensure!(memory.read(offset) == expected, "{pages}: byte {offset}");
-        }
+        region.page_status(P, len, edge.before(pages))?;
+        let found = edge.get(PAGE);
+        let (before, status) = found.split_at(PAGE - pages);
+        ensure!(before.iter().all(|byte| *byte == 0xaa), "{pages}");
+        ensure!(status.iter().all(|byte| *byte == 0x10), "{pages}");
         for result in [
-            region.page_status(P, len + P, memory.base() + at),
-            region.page_status(P, len, memory.base() + at + 1),
+            region.page_status(P, len + P, edge.before(pages)),
+            region.page_status(P, len, edge.before(pages - 1)),
         ] {
             ensure!(result == Err(Errno::EFAULT), "{pages}: {result:?}");
         }
@@ -466,19 +464,19 @@ fn page_status_writes_a_byte_a_page() -> anyhow::Result<()> {
 }
 
 fn page_status_has_the_errors_of_pin_status() -> anyhow::Result<()> {
-    let memory = Mapping::before_a_hole(1)?;
-    let whole = memory.base() + PAGE - size_of::<abi::ashmem_page_status>();
+    let edge = Edge::new()?;
+    edge.put(&[0; size_of::<abi::ashmem_page_status>()]);
     let request = abi::ABI_GET_PAGE_STATUS;
     let region = Region::sized(8)?;
     let mut status = [0xaau8; 8];
     let good = status.as_mut_ptr() as usize;
 
-    ensure!(region.ioctl(request, whole + 8) == Err(Errno::EFAULT));
+    ensure!(region.ioctl(request, edge.before(16)) == Err(Errno::EFAULT));
     ensure!(region.page_status(0, P, good) == Err(Errno::EINVAL));
     // Before it is looked at where to write.
     ensure!(region.page_status(0, P, 8) == Err(Errno::EINVAL));
     let _map = region.map(8)?;
-    for pointer in [0, 8, usize::MAX & !7, whole + 8, whole + 16] {
+    for pointer in [BAD, &[edge.before(16), edge.before(8)]].concat() {
         let result = region.ioctl(request, pointer);
         ensure!(result == Err(Errno::EFAULT), "{pointer:#x}: {result:?}");
     }
@@ -504,7 +502,7 @@ fn page_status_has_the_errors_of_pin_status() -> anyhow::Result<()> {
     // Nothing is left at the end, and so nothing is written.
     region.page_status(8 * P, 0, good)?;
     ensure!(std::hint::black_box(status) == [0xaa; 8], "{status:?}");
-    for status in [0, 8, usize::MAX & !7, memory.base() + PAGE] {
+    for status in [BAD, &[edge.before(0)]].concat() {
         let result = region.page_status(0, P, status);
         ensure!(result == Err(Errno::EFAULT), "{status:#x}: {result:?}");
     }

@@ -2,35 +2,78 @@
 
 //! The tests of the driver, by concern.
 
+use crate::harness::Case;
 use crate::harness::Test;
 
+mod charge;
+mod clients;
+mod c_library;
+mod client;
 pub mod counts;
 mod device;
 mod extensions;
+mod history;
 mod mapping;
+pub mod memory;
 mod module;
 pub mod names;
 mod pin;
 pub mod pin_model;
+mod private;
 pub mod process;
 mod protection;
 mod read;
 pub mod reclaim;
+mod seen;
 mod sharing;
+mod states;
 
-/// Every test, in the order in which they run; those that reload the module
-/// come last.
+/// Every test, in the order in which they run; the last table is of those that
+/// reload the module.
 pub const ALL: &[&[Test]] = &[
+    device::TESTS,
+    states::TESTS,
+    names::TESTS,
+    protection::TESTS,
+    mapping::TESTS,
+    sharing::TESTS,
+    read::TESTS,
+    seen::TESTS,
+    private::TESTS,
+    counts::TESTS,
+    pin::TESTS,
+    extensions::TESTS,
+    pin_model::TESTS,
+    reclaim::TESTS,
+    charge::TESTS,
+    clients::TESTS,
+    history::TESTS,
+    client::TESTS,
+    c_library::TESTS,
+    module::TESTS,
+];
+
+/// What programs rely on, so that it must hold for 32-bit programs as well: the
+/// program built for i386 runs these once more. What the kernel does behind it
+/// is one for both.
+pub const ABI: &[&[Test]] = &[
     device::TESTS,
     names::TESTS,
     protection::TESTS,
     mapping::TESTS,
     sharing::TESTS,
     read::TESTS,
-    counts::TESTS,
     pin::TESTS,
     extensions::TESTS,
-    pin_model::TESTS,
-    reclaim::TESTS,
-    module::TESTS,
+    client::TESTS,
 ];
+
+/// Everything that is to run: the i386 tests come after the others, and what
+/// reloads the module after all.
+pub fn in_order() -> impl Iterator<Item = Case> {
+    let (first, last) = ALL.split_at(ALL.len() - 1);
+    let here = |tables: &'static [&[Test]]| tables.iter().copied().flatten().map(Case::here);
+    here(first)
+        .chain(ABI.iter().copied().flatten().map(Case::i386))
+        .chain(here(last))
+}

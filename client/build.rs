@@ -21,6 +21,8 @@ fn main() {
     // The command instead of the crate: the kernel's build needs it anyway,
     // and the crate would pull in a tenfold of what is compiled here.
     let bindgen = env::var("BINDGEN").unwrap_or_else(|_| "bindgen".into());
+    // Sizes of types stand in the numbers. What rustc calls a target clang knows.
+    let target = env::var("TARGET").expect("cargo sets TARGET");
     let out = PathBuf::from(env::var("OUT_DIR").expect("cargo sets OUT_DIR")).join("abi.rs");
     let result = Command::new(&bindgen)
         .arg(WRAPPER)
@@ -33,6 +35,7 @@ fn main() {
         ])
         .arg("--output")
         .arg(&out)
+        .args(["--", &format!("--target={target}")])
         .output();
     match result {
         Err(e) => fail(&format!(
