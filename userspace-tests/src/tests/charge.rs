@@ -44,7 +44,7 @@ tests! {
     group_at_its_limit_kills_its_own @ 60 => "limit.charge",
     ranges_are_charged_to_who_makes_them @ 60 => "limit.metadata",
     regions_are_charged_to_who_opens_them @ 60 => "limit.metadata",
-    unpin_beyond_the_groups_limit_changes_nothing @ 60 => "limit.metadata",
+    unpin_beyond_the_groups_limit_changes_nothing @ 60 => "limit.metadata" "pin.no-leftover",
 }
 
 /// Where the memory cgroups are.
