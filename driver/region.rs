@@ -45,7 +45,10 @@ use crate::{
 };
 use core::ops::ControlFlow;
 use kernel::{
-    alloc::flags::GFP_KERNEL_ACCOUNT,
+    alloc::flags::{
+        GFP_KERNEL_ACCOUNT,
+        __GFP_NOWARN, //
+    },
     iov::IovIterDest,
     mm::virt::{
         flags,
@@ -479,6 +482,9 @@ impl Region {
     pub(crate) fn unpin(&self, pages: PageRange) -> Result {
         let age = self.shared.lru.now();
         let mut spares = KVVec::new();
+        // It may grow to megabytes: that a program's memory cgroup ends there is no news for the
+        // log.
+        let flags = GFP_KERNEL_ACCOUNT | __GFP_NOWARN;
 
         // All memory comes first, so that it is all or nothing.
         let mut need = 0;
@@ -487,7 +493,7 @@ impl Region {
             need += self.pins.lock().gaps(&mut rest);
         }
         for _ in 0..need {
-            spares.push(spare_range()?, GFP_KERNEL_ACCOUNT)?;
+            spares.push(spare_range()?, flags)?;
         }
 
         let mut rest = pages;
@@ -495,7 +501,7 @@ impl Region {
             let progress = self.pins.lock().unpin(&mut rest, age, || spares.pop());
             match progress {
                 Progress::Done => return Ok(()),
-                Progress::NeedSpare => spares.push(spare_range()?, GFP_KERNEL_ACCOUNT)?,
+                Progress::NeedSpare => spares.push(spare_range()?, flags)?,
                 Progress::More | Progress::Claimed => {}
             }
         }

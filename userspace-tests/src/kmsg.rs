@@ -69,6 +69,36 @@ const ALARMS: &[&str] = &[
     "Bad rss-counter",
 ];
 
+/// What a test writes to the log before a memory cgroup of its own runs out.
+const OOM_KILL_EXPECTED: &str = "guest: an OOM kill in a memory cgroup is expected";
+
+/// An OOM kill that a test expects, while this lives.
+pub struct ExpectedOomKill {
+    /// What `/proc/sys/kernel/printk` said.
+    console: String,
+}
+
+const PRINTK: &str = "/proc/sys/kernel/printk";
+
+/// Tells the log that a memory cgroup of the test that runs will run out of
+/// memory: the report of that is none of trouble, and not for the console,
+/// which shows errors only until this is dropped.
+pub fn expect_oom_kill() -> anyhow::Result<ExpectedOomKill> {
+    let console = fs::read_to_string(PRINTK).context(PRINTK)?;
+    fs::write("/dev/kmsg", format!("<6>{OOM_KILL_EXPECTED}\n"))
+        .context("cannot write to /dev/kmsg")?;
+    fs::write(PRINTK, "4\n").context(PRINTK)?;
+    Ok(ExpectedOomKill { console })
+}
+
+impl Drop for ExpectedOomKill {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(PRINTK, &self.console) {
+            eprintln!("{PRINTK}: {error}");
+        }
+    }
+}
+
 /// Which alarm a text contains.
 pub fn alarm(text: &str) -> Option<&'static str> {
     ALARMS.iter().copied().find(|alarm| {
@@ -221,28 +251,51 @@ const BEFORE: usize = 3;
 const AFTER: usize = 20;
 const SHOWN: usize = 150;
 
+/// Lines of the OOM killer's report up to the end of its call trace, at most.
+const OOM_TRACE: usize = 80;
+
+/// Whether this record belongs to the call trace of an OOM kill that its test
+/// expected.
+fn is_expected_oom_kill(records: &[Record], at: usize) -> bool {
+    let Record { text, during, .. } = &records[at];
+    // Names of functions may contain anything.
+    if text != "Call Trace:" && !text.contains("+0x") {
+        return false;
+    }
+    let before = &records[..at];
+    let trace = &before[at.saturating_sub(OOM_TRACE)..];
+    trace
+        .iter()
+        .rev()
+        .take_while(|record| record.text != " </TASK>")
+        .any(|record| record.text.contains(" invoked oom-killer: "))
+        && before
+            .iter()
+            .rev()
+            .take_while(|record| record.during == *during)
+            .any(|record| record.text == OOM_KILL_EXPECTED)
+}
+
 /// The alarms from a record on, with what stands around them.
 fn excerpt(records: &[Record], start: usize) -> Option<String> {
     let mut lines = vec![];
     let mut shown_to = start;
     let mut during = None;
-    let alarms = (start..records.len()).filter(|i| alarm(&records[*i].text).is_some());
+    let is_alarm =
+        |at: usize| alarm(&records[at].text).is_some() && !is_expected_oom_kill(records, at);
+    let alarms = (start..records.len()).filter(|at| is_alarm(*at));
     for at in alarms {
         let from = at.saturating_sub(BEFORE).max(shown_to);
         let to = (at + 1 + AFTER).min(records.len()).max(shown_to);
         if from > shown_to || during.is_none() {
             lines.push("...".to_owned());
         }
-        for record in &records[from..to] {
+        for (at, record) in (from..to).zip(&records[from..to]) {
             if during != Some(&record.during) {
                 lines.push(format!("during {}:", record.during));
                 during = Some(&record.during);
             }
-            let mark = if alarm(&record.text).is_some() {
-                '>'
-            } else {
-                ' '
-            };
+            let mark = if is_alarm(at) { '>' } else { ' ' };
             lines.push(format!("{mark} {}", record.line()));
         }
         shown_to = to;
@@ -314,6 +367,30 @@ mod unit {
             "...\nduring pin::f:\n  [    1.000000] b\n  [    2.000000] c\n  \
              [    3.000000] d\n> [    4.000000] Oops: 1\n  [    5.000000] e"
         );
+    }
+
+    #[test]
+    fn an_oom_kill_is_none_where_its_test_expected_it() {
+        let kill = [
+            "guest invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), order=0, oom_score_adj=0",
+            "CPU: 0 UID: 0 PID: 42 Comm: guest",
+            "Call Trace:",
+            " <TASK>",
+            " ? __page_table_check_ptes_set+0x1/0x2",
+            " </TASK>",
+            "Memory cgroup out of memory: Killed process 42 (guest)",
+        ];
+        let expected = [&[OOM_KILL_EXPECTED][..], &kill].concat();
+        assert!(excerpt(&records(&kill), 0).is_some(), "not expected");
+        assert_eq!(excerpt(&records(&expected), 0), None);
+        // Nothing else is excused by it.
+        for other in ["Call Trace:", "BUG: Bad page state", "WARNING: f+0x1/0x2"] {
+            let log = records(&[&expected[..], &[other]].concat());
+            assert!(excerpt(&log, 0).is_some(), "{other}");
+        }
+        let mut log = records(&expected);
+        log[0].during = "pin::another".into();
+        assert!(excerpt(&log, 0).is_some(), "another test's");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
+use std::ptr;
 use std::ptr::NonNull;
 
 use anyhow::Context;
@@ -92,7 +93,9 @@ impl Region {
 
     /// ASHMEM_GET_SIZE, in bytes.
     pub fn size(&self) -> nix::Result<usize> {
-        self.ioctl(abi::ABI_GET_SIZE, 0).map(|size| size as usize)
+        // An int, of which all bits belong to the size.
+        self.ioctl(abi::ABI_GET_SIZE, 0)
+            .map(|size| size as u32 as usize)
     }
 
     /// ASHMEM_SET_PROT_MASK
@@ -149,6 +152,26 @@ impl Region {
     /// ASHMEM_PURGE_ALL_CACHES; the number of pages.
     pub fn purge_all(&self) -> nix::Result<usize> {
         self.ioctl(abi::ABI_PURGE_ALL_CACHES, 0).map(|n| n as usize)
+    }
+
+    /// Any mapping from this offset in bytes on, which nix cuts to 32 bits in a 32-bit program.
+    pub fn map_far(
+        &self,
+        len: usize,
+        prot: ProtFlags,
+        flags: MapFlags,
+        offset: i64,
+    ) -> nix::Result<Mapping> {
+        let (prot, flags, fd) = (prot.bits(), flags.bits(), self.as_fd().as_raw_fd());
+        // SAFETY: Without MAP_FIXED a mapping replaces nothing.
+        let base = unsafe { libc::mmap64(ptr::null_mut(), len, prot, flags, fd, offset) };
+        if base == libc::MAP_FAILED {
+            return Err(Errno::last());
+        }
+        Ok(Mapping {
+            base: NonNull::new(base.cast()).ok_or(Errno::EINVAL)?,
+            len,
+        })
     }
 
     /// A shared mapping of the first pages, to read and write.

@@ -5,8 +5,6 @@
 use anyhow::Context;
 use anyhow::ensure;
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
-use nix::fcntl::open;
 use nix::sys::mman::MRemapFlags;
 use nix::sys::mman::MapFlags;
 use nix::sys::mman::MmapAdvise;
@@ -16,9 +14,7 @@ use nix::sys::mman::mremap;
 use nix::sys::mman::msync;
 use nix::sys::mman::munmap;
 use nix::sys::signal::Signal;
-use nix::sys::stat::Mode;
 use nix::sys::uio::pread;
-use nix::unistd::truncate;
 
 use crate::harness::tests;
 use crate::region::PAGE;
@@ -30,12 +26,10 @@ use crate::tests::process::spawn;
 tests! {
     touch_past_the_end_is_sigbus,
     mapping_outlives_the_descriptor,
-    private_mapping_is_copy_on_write,
     madv_remove_punches_a_hole,
     msync_succeeds,
     partial_munmap_keeps_the_rest,
     grown_mapping_ends_where_the_region_ends,
-    nobody_reaches_the_file_behind_a_mapping,
     failed_memory_never_reads_as_zeros,
 }
 
@@ -83,24 +77,6 @@ fn mapping_outlives_the_descriptor() -> anyhow::Result<()> {
     ensure!(map.picture(3) == "xx00");
     map.stamp(2..4, 3);
     ensure!(map.picture(3) == "xxxx");
-    Ok(())
-}
-
-fn private_mapping_is_copy_on_write() -> anyhow::Result<()> {
-    let region = Region::sized(3)?;
-    let shared = region.map(3)?;
-    shared.stamp(0..1, 1);
-    let private = region.map_as(3 * PAGE, RW, MapFlags::MAP_PRIVATE)?;
-    ensure!(private.read(0) == 1, "it does not show the region");
-    private.stamp(0..2, 2);
-    shared.stamp(2..3, 3);
-    ensure!(shared.picture(1) == "x0?", "{}", shared.picture(1));
-    ensure!(private.picture(2) == "xx?", "{}", private.picture(2));
-    // Purging takes the region's pages and not the copies.
-    region.unpin(0..3)?;
-    region.purge_all()?;
-    ensure!(shared.picture(1) == "000");
-    ensure!(private.picture(2) == "xx0", "{}", private.picture(2));
     Ok(())
 }
 
@@ -178,33 +154,6 @@ fn grown_mapping_ends_where_the_region_ends() -> anyhow::Result<()> {
     // SAFETY: Nobody uses it any more.
     unsafe { munmap(grown, 4 * PAGE) }?;
     ensure!(region.set_size(PAGE) == Err(Errno::EINVAL));
-    Ok(())
-}
-
-fn nobody_reaches_the_file_behind_a_mapping() -> anyhow::Result<()> {
-    let region = Region::sized(8)?;
-    let map = region.map(8)?;
-    map.stamp(0..8, 5);
-    region.unpin(4..8)?;
-    let path = format!(
-        "/proc/self/map_files/{:x}-{:x}",
-        map.base(),
-        map.base() + map.len()
-    );
-    std::fs::symlink_metadata(&path).with_context(|| path.clone())?;
-    // Another mapping of it would not have the protection mask, another size
-    // would take pinned pages away.
-    for mode in [OFlag::O_RDONLY, OFlag::O_RDWR] {
-        let found = open(path.as_str(), mode, Mode::empty()).err();
-        ensure!(found == Some(Errno::ENXIO), "{found:?}");
-    }
-    for size in [0, 4 * PAGE, 16 * PAGE] {
-        let found = truncate(path.as_str(), size as i64);
-        ensure!(found == Err(Errno::EPERM), "truncate to {size}: {found:?}");
-    }
-    ensure!(map.picture(5) == "xxxxxxxx");
-    ensure!(region.purge_all()? == 4);
-    ensure!(map.picture(5) == "xxxx0000");
     Ok(())
 }
 

@@ -15,17 +15,24 @@ use nix::kmod::DeleteModuleFlags;
 use nix::kmod::ModuleInitFlags;
 use nix::kmod::delete_module;
 use nix::kmod::finit_module;
+use nix::sys::mman::MapFlags;
+use nix::sys::mman::MmapAdvise;
 use nix::sys::mman::ProtFlags;
+use nix::sys::mman::madvise;
 use nix::sys::signal::Signal;
+use nix::sys::uio::pread;
 
 use crate::harness::tests;
 use crate::region::PAGE;
+use crate::region::RW;
 use crate::region::Region;
 use crate::tests::process::dies_of;
+use crate::tests::reclaim::number;
 
 tests! {
     rmmod_is_refused_while_open_or_mapped,
-    max_pages_is_a_limit_that_purges_first,
+    max_pages_is_a_limit_that_purges_first => "limit.cap" "limit.cap-purges",
+    default_limit_is_half_of_ram @ 60 => "limit.cap",
     strict_unpin_asks_for_write_permission,
     unknown_order_is_refused,
     loading_again_and_again,
@@ -92,6 +99,10 @@ fn max_pages_is_a_limit_that_purges_first() -> anyhow::Result<()> {
         let other = two.map(80)?;
         other.stamp(0..20, 1);
         dies_of(Signal::SIGBUS, || other.write(20 * PAGE, 1))?;
+        // What has no page needs none: copies are no pages of the region.
+        let private = two.map_as(80 * PAGE, RW, MapFlags::MAP_PRIVATE)?;
+        private.stamp(20..80, 1);
+        ensure!(pread(&two, &mut [0], 30 * PAGE as libc::off_t)? == 1);
         // What may be purged makes room.
         one.unpin(40..80)?;
         other.stamp(20..40, 1);
@@ -101,11 +112,48 @@ fn max_pages_is_a_limit_that_purges_first() -> anyhow::Result<()> {
             "purged {purged}, resident {resident}"
         );
         ensure!(map.read_pages(0..40) == 40, "pinned content");
-        // What is freed can be had again.
+        ensure!(!one.pin(0..40)? && one.pin(40..80)?);
+        let mut has = one.info()?.resident + two.info()?.resident;
+        ensure!(has <= 100, "{has} pages of 100");
+        // What is removed or freed can be had again, exactly that much.
+        // SAFETY: Content of a mapping of this test goes.
+        unsafe { madvise(map.pointer(), 10 * PAGE, MmapAdvise::MADV_REMOVE) }?;
+        has -= 10;
+        for page in 40..80 {
+            if has < 100 {
+                other.stamp(page..page + 1, 1);
+                has += 1;
+            }
+        }
+        ensure!(has == 100 && has == one.info()?.resident + two.info()?.resident);
+        let next = two.info()?.resident as usize;
+        dies_of(Signal::SIGBUS, || other.write(next * PAGE, 1))?;
         drop((map, one));
-        other.stamp(40..80, 1);
+        other.stamp(next..80, 1);
+        ensure!(two.info()?.resident == 80);
         Ok(())
     })
+}
+
+fn default_limit_is_half_of_ram() -> anyhow::Result<()> {
+    let total = number("/proc/meminfo", "MemTotal")? * 1024 / PAGE;
+    let region = Region::sized(total)?;
+    let map = region.map_as(
+        total * PAGE,
+        RW,
+        MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE,
+    )?;
+    // It ends where a touch would be SIGBUS.
+    // SAFETY: Content of a mapping cannot change by that.
+    let found = unsafe { madvise(map.pointer(), map.len(), MmapAdvise::MADV_POPULATE_WRITE) };
+    let resident = region.info()?.resident;
+    println!("{total} pages of RAM, {resident} populated, then {found:?}");
+    ensure!(found == Err(Errno::EFAULT), "{found:?}");
+    ensure!(
+        resident == total as u64 / 2,
+        "{resident} of {total} pages could be had"
+    );
+    Ok(())
 }
 
 fn strict_unpin_asks_for_write_permission() -> anyhow::Result<()> {

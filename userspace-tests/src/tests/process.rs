@@ -31,6 +31,9 @@ use nix::unistd::ForkResult;
 use nix::unistd::Pid;
 use nix::unistd::fork;
 
+use crate::region::Mapping;
+use crate::region::PAGE;
+
 /// A child process that ends with what its function gives.
 pub struct Child(Pid);
 
@@ -83,6 +86,29 @@ pub fn dies_of(signal: Signal, body: impl FnOnce()) -> anyhow::Result<()> {
         WaitStatus::Signaled(_, found, _) if found == signal => Ok(()),
         other => bail!("expected {signal}, found {other:?}"),
     }
+}
+
+/// What a touch of each page of a mapping does, each in a child: `.` nothing,
+/// `B` SIGBUS, `S` SIGSEGV. With `write`, the first byte is written, with 1.
+pub fn touches(map: &Mapping, write: bool) -> anyhow::Result<String> {
+    (0..map.pages())
+        .map(|page| {
+            let child = spawn(|| {
+                if write {
+                    map.write(page * PAGE, 1);
+                } else {
+                    map.read(page * PAGE);
+                }
+                Ok(())
+            })?;
+            match child.wait()? {
+                WaitStatus::Exited(_, 0) => Ok('.'),
+                WaitStatus::Signaled(_, Signal::SIGBUS, _) => Ok('B'),
+                WaitStatus::Signaled(_, Signal::SIGSEGV, _) => Ok('S'),
+                other => bail!("page {page}: {other:?}"),
+            }
+        })
+        .collect()
 }
 
 /// Two ends of a connection.

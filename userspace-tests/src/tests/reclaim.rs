@@ -140,7 +140,7 @@ fn drop_caches_takes_unpinned_pages_only() -> anyhow::Result<()> {
 }
 
 /// A number of pages from a line of a file of /proc that gives kB or pages.
-fn number(path: &str, key: &str) -> anyhow::Result<usize> {
+pub fn number(path: &str, key: &str) -> anyhow::Result<usize> {
     fs::read_to_string(path)?
         .lines()
         .filter_map(|line| line.strip_prefix(key))

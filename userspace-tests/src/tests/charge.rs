@@ -1,0 +1,546 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! What memory cgroups are charged.
+
+use std::fs;
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering;
+use std::thread::sleep;
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::Context;
+use anyhow::bail;
+use anyhow::ensure;
+use nix::errno::Errno;
+use nix::sys::mman::MapFlags;
+use nix::sys::mman::MmapAdvise;
+use nix::sys::mman::madvise;
+use nix::sys::resource::Resource;
+use nix::sys::resource::setrlimit;
+use nix::sys::signal::Signal;
+use nix::sys::wait::WaitStatus;
+
+use crate::harness::tests;
+use crate::kmsg;
+use crate::region::Mapping;
+use crate::region::PAGE;
+use crate::region::RW;
+use crate::region::Region;
+use crate::tests::process::Child;
+use crate::tests::process::receive_fd;
+use crate::tests::process::send_fd;
+use crate::tests::process::sockets;
+use crate::tests::process::spawn;
+
+tests! {
+    page_is_charged_once_to_who_touches_it_first @ 60 => "limit.charge",
+    charge_goes_with_the_page @ 60 => "limit.charge",
+    charge_of_a_removed_group_is_its_parents @ 60 => "limit.charge",
+    group_at_its_limit_kills_its_own @ 60 => "limit.charge",
+    ranges_are_charged_to_who_makes_them @ 60 => "limit.metadata",
+    regions_are_charged_to_who_opens_them @ 60 => "limit.metadata",
+    unpin_beyond_the_groups_limit_changes_nothing @ 60 => "limit.metadata",
+}
+
+/// Where the memory cgroups are.
+const ROOT: &str = "/sys/fs/cgroup";
+/// Pages that tests touch: by far more than the kernel may leave uncounted for
+/// a while, 64 for each processor.
+const N: usize = 2048;
+
+/// A memory cgroup, without others in it or without processes.
+struct Group(PathBuf);
+
+impl Group {
+    /// A group for the groups of this test.
+    fn parent() -> anyhow::Result<Self> {
+        let root = Self(ROOT.into());
+        root.write("cgroup.subtree_control", "+memory")?;
+        let path = root.0.join(format!("test-{}", std::process::id()));
+        // The root is no group of ours, to be removed.
+        std::mem::forget(root);
+        fs::create_dir(&path).with_context(|| path.display().to_string())?;
+        let group = Self(path);
+        group.write("cgroup.subtree_control", "+memory")?;
+        Ok(group)
+    }
+
+    /// A group in it, for processes.
+    fn child(&self, name: &str) -> anyhow::Result<Self> {
+        let path = self.0.join(name);
+        fs::create_dir(&path).with_context(|| path.display().to_string())?;
+        Ok(Self(path))
+    }
+
+    fn write(&self, file: &str, text: &str) -> anyhow::Result<()> {
+        let path = self.0.join(file);
+        fs::write(&path, text).with_context(|| format!("`{text}` to {}", path.display()))
+    }
+
+    fn read(&self, file: &str) -> anyhow::Result<String> {
+        let path = self.0.join(file);
+        fs::read_to_string(&path).with_context(|| path.display().to_string())
+    }
+
+    /// A value of a file that has one a line, with its key.
+    fn value(&self, file: &str, key: &str) -> anyhow::Result<usize> {
+        self.read(file)?
+            .lines()
+            .find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.parse().ok())
+            .with_context(|| format!("no {key} in {file}"))
+    }
+
+    /// Pages of files that it is charged for.
+    fn pages(&self) -> anyhow::Result<usize> {
+        Ok(self.value("memory.stat", "file")? / PAGE)
+    }
+
+    /// Waits until `is` holds for this value of memory.stat, and gives it: the
+    /// kernel adds up what its processors counted every two seconds, or when
+    /// it is much.
+    fn wait(&self, key: &str, is: impl Fn(usize) -> bool, what: &str) -> anyhow::Result<usize> {
+        let started = Instant::now();
+        loop {
+            let found = self.value("memory.stat", key)?;
+            if is(found) {
+                return Ok(found);
+            }
+            if started.elapsed() > Duration::from_secs(10) {
+                bail!("{what}: {} is charged for {key} {found}", self.name());
+            }
+            sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Asserts for how many pages it is charged; regions are all that has some.
+    fn expect(&self, pages: usize, what: &str) -> anyhow::Result<()> {
+        self.wait("file", |bytes| bytes == pages * PAGE, what)
+            .with_context(|| format!("expected {} bytes", pages * PAGE))?;
+        Ok(())
+    }
+
+    /// Bytes of kernel objects that it is charged for.
+    fn slab(&self) -> anyhow::Result<usize> {
+        self.value("memory.stat", "slab")
+    }
+
+    /// Asserts that it is charged for at least this much of kernel objects.
+    fn slab_at_least(&self, bytes: usize, what: &str) -> anyhow::Result<usize> {
+        self.wait("slab", |found| found >= bytes, what)
+            .with_context(|| format!("expected at least {bytes} bytes"))
+    }
+
+    /// Asserts that it is charged for no more than this much.
+    fn slab_at_most(&self, bytes: usize, what: &str) -> anyhow::Result<usize> {
+        self.wait("slab", |found| found <= bytes, what)
+            .with_context(|| format!("expected at most {bytes} bytes"))
+    }
+
+    fn name(&self) -> String {
+        self.0.display().to_string()
+    }
+
+    /// Starts a child in it.
+    fn spawn(&self, body: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<Child> {
+        spawn(|| {
+            self.write("cgroup.procs", "0")?;
+            body()
+        })
+    }
+
+    /// Runs a child in it.
+    fn run(&self, body: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+        self.spawn(body)?.join()
+    }
+
+    /// Removes it, which must be possible.
+    fn remove(self) -> anyhow::Result<()> {
+        let removed = self.rmdir();
+        std::mem::forget(self);
+        removed
+    }
+
+    fn rmdir(&self) -> anyhow::Result<()> {
+        let started = Instant::now();
+        loop {
+            match fs::remove_dir(&self.0) {
+                // Who has ended is still there for a moment.
+                Err(error)
+                    if error.raw_os_error() == Some(libc::EBUSY)
+                        && started.elapsed() < Duration::from_secs(5) =>
+                {
+                    sleep(Duration::from_millis(10));
+                }
+                result => return result.with_context(|| self.name()),
+            }
+        }
+    }
+}
+
+impl Drop for Group {
+    /// For tests that fail; the others use [`Group::remove`].
+    fn drop(&mut self) {
+        let _ = fs::write(self.0.join("cgroup.kill"), "1");
+        if let Err(error) = self.rmdir() {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+/// Two groups, and the one that they are in.
+fn groups() -> anyhow::Result<(Group, Group, Group)> {
+    let parent = Group::parent()?;
+    let (a, b) = (parent.child("a")?, parent.child("b")?);
+    Ok((a, b, parent))
+}
+
+fn remove(groups: (Group, Group, Group)) -> anyhow::Result<()> {
+    groups.0.remove()?;
+    groups.1.remove()?;
+    groups.2.remove()
+}
+
+fn page_is_charged_once_to_who_touches_it_first() -> anyhow::Result<()> {
+    let groups = groups()?;
+    let (a, b, all) = &groups;
+    let region = Region::sized(3 * N)?;
+    // Here, in no group: this is not who touches it, and pays for nothing.
+    let map = region.map(3 * N)?;
+    a.run(|| {
+        map.write_pages(0..N);
+        Ok(())
+    })?;
+    a.expect(N, "who wrote")?;
+    // Not who was first, in a mapping of its own, by reading and by writing.
+    b.run(|| {
+        map.read_pages(0..N);
+        let mine = region.map(3 * N)?;
+        mine.write_pages(0..N);
+        Ok(())
+    })?;
+    ensure!(b.pages()? == 0, "who came second pays {}", b.pages()?);
+    a.expect(N, "who was first")?;
+    // A reader is charged as well, if there is nothing yet.
+    b.run(|| {
+        map.read_pages(N..2 * N);
+        // read(2) makes no page.
+        let mut bytes = vec![1; N * PAGE];
+        let offset = (2 * N * PAGE) as libc::off_t;
+        ensure!(nix::sys::uio::pread(&region, &mut bytes, offset)? == N * PAGE);
+        Ok(())
+    })?;
+    b.expect(N, "who read")?;
+    a.expect(N, "who wrote before")?;
+    all.expect(2 * N, "both")?;
+    // Who is in neither touches the rest.
+    map.write_pages(2 * N..3 * N);
+    ensure!(region.info()?.resident == 3 * N as u64);
+    ensure!(a.pages()? == N && b.pages()? == N && all.pages()? == 2 * N);
+    drop((map, region));
+    all.expect(0, "closed")?;
+    remove(groups)
+}
+
+/// MADV_REMOVE of pages of a mapping.
+fn remove_pages(map: &Mapping, pages: Range<usize>) -> anyhow::Result<()> {
+    let at = NonNull::new((map.base() + pages.start * PAGE) as *mut libc::c_void)
+        .context("no address")?;
+    // SAFETY: Content of a mapping of these tests goes.
+    unsafe { madvise(at, pages.len() * PAGE, MmapAdvise::MADV_REMOVE) }?;
+    Ok(())
+}
+
+fn charge_goes_with_the_page() -> anyhow::Result<()> {
+    let groups = groups()?;
+    let (a, b, _) = &groups;
+    let region = Region::sized(4 * N)?;
+    let map = region.map(4 * N)?;
+    a.run(|| {
+        map.write_pages(0..4 * N);
+        Ok(())
+    })?;
+    a.expect(4 * N, "touched")?;
+    region.unpin(0..N)?;
+    a.expect(4 * N, "unpinned")?;
+    ensure!(region.purge_all()? == N);
+    a.expect(3 * N, "purged")?;
+    remove_pages(&map, N..2 * N)?;
+    a.expect(2 * N, "removed")?;
+    // Who makes them anew pays.
+    b.run(|| {
+        map.write_pages(0..2 * N);
+        Ok(())
+    })?;
+    b.expect(2 * N, "who made them anew")?;
+    a.expect(2 * N, "of what is left")?;
+    // Pages live as long as the region: not until munmap(2).
+    drop(map);
+    a.expect(2 * N, "unmapped")?;
+    let map = region.map(1)?;
+    drop(region);
+    a.expect(2 * N, "closed, and mapped")?;
+    drop(map);
+    a.expect(0, "gone")?;
+    b.expect(0, "gone")?;
+
+    // By exit, without any munmap(2) or close(2).
+    a.run(|| {
+        let region = Region::sized(N)?;
+        let map = region.map(N)?;
+        map.write_pages(0..N);
+        map.leak();
+        std::mem::forget(region);
+        a.expect(N, "in the process")
+    })?;
+    a.expect(0, "after its exit")?;
+    remove(groups)
+}
+
+fn charge_of_a_removed_group_is_its_parents() -> anyhow::Result<()> {
+    let (a, b, all) = groups()?;
+    let region = Region::sized(N)?;
+    let map = region.map(N)?;
+    a.run(|| {
+        map.write_pages(0..N);
+        Ok(())
+    })?;
+    a.expect(N, "touched")?;
+    // Pages do not keep a group.
+    a.remove()?;
+    all.expect(N, "the group is gone")?;
+    b.run(|| {
+        map.write_pages(0..N);
+        Ok(())
+    })?;
+    ensure!(b.pages()? == 0);
+    ensure!(map.read_pages(0..N) == N, "the content");
+    region.unpin(0..N)?;
+    ensure!(region.purge_all()? == N);
+    all.expect(0, "purged")?;
+    b.remove()?;
+    all.remove()
+}
+
+/// A counter that this process and its children share.
+fn counter() -> anyhow::Result<(Region, Mapping)> {
+    let region = Region::sized(1)?;
+    let map = region.map(1)?;
+    map.write(0, 0);
+    Ok((region, map))
+}
+
+fn group_at_its_limit_kills_its_own() -> anyhow::Result<()> {
+    const MAX: usize = 16 << 20;
+    let groups = groups()?;
+    let (a, b, _) = &groups;
+    let (_counters, counters) = counter()?;
+    let touched: &AtomicU32 = counters.atomic(0);
+    let go: &AtomicU32 = counters.atomic(4);
+
+    let pages = 2 * MAX / PAGE;
+    let region = Region::sized(pages)?;
+    let map = region.map(pages)?;
+    a.write("memory.max", &MAX.to_string())?;
+    // One in another group lives through it, with what is there by then.
+    let witness = b.spawn(|| {
+        while go.load(Ordering::SeqCst) == 0 {
+            sleep(Duration::from_millis(5));
+        }
+        let touched = touched.load(Ordering::SeqCst) as usize;
+        for page in 0..touched {
+            ensure!(map.read(page * PAGE) == 1 + (page % 250) as u8, "{page}");
+        }
+        map.write(touched * PAGE, 1);
+        map.write((pages - 1) * PAGE, 1);
+        Ok(())
+    })?;
+    let expected = kmsg::expect_oom_kill()?;
+    let toucher = a.spawn(|| {
+        for page in 0..pages {
+            map.write(page * PAGE, 1 + (page % 250) as u8);
+            touched.store(page as u32 + 1, Ordering::SeqCst);
+        }
+        Ok(())
+    })?;
+    let end = toucher.wait()?;
+    drop(expected);
+    let (count, resident) = (
+        touched.load(Ordering::SeqCst) as usize,
+        region.info()?.resident as usize,
+    );
+    println!("{end:?} after {count} of {pages} pages, {resident} are there");
+    ensure!(
+        matches!(end, WaitStatus::Signaled(_, Signal::SIGKILL, _)),
+        "{end:?}"
+    );
+    ensure!(a.value("memory.events", "oom_kill")? == 1);
+    ensure!(b.value("memory.events", "oom_kill")? == 0);
+    // Nearly all that the group might have, and nothing that was not touched.
+    ensure!(count < MAX / PAGE && count > MAX / PAGE / 2, "{count}");
+    ensure!(resident == count, "{resident} pages, {count} touched");
+    a.expect(count, "what it touched")?;
+    go.store(1, Ordering::SeqCst);
+    witness.join()?;
+    ensure!(map.read_pages(0..1) == 1);
+
+    // With room again, others of the group can go on.
+    remove_pages(&map, 0..count / 2)?;
+    a.run(|| {
+        map.write_pages(0..count / 4);
+        Ok(())
+    })?;
+    ensure!(a.value("memory.events", "oom_kill")? == 1);
+    drop((map, region));
+    a.expect(0, "gone")?;
+    drop((counters, _counters));
+    remove(groups)
+}
+
+/// Each second page of the first ones is a range of its own then.
+fn unpin_each_second(region: &Region, ranges: usize) -> anyhow::Result<()> {
+    for n in 0..ranges {
+        region.unpin(2 * n..2 * n + 1)?;
+    }
+    ensure!(region.info()?.unpinned == ranges as u64);
+    Ok(())
+}
+
+/// A frozen region of this many pages, for which no memory is set aside.
+fn sparse(pages: usize) -> anyhow::Result<Region> {
+    let region = Region::sized(pages)?;
+    let flags = MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE;
+    region.map_as(PAGE, RW, flags)?;
+    Ok(region)
+}
+
+/// Ranges that tests make, and the bytes that one of them takes at least: first
+/// and last page, three counts, an age, and twice the three words of a tree.
+const RANGES: usize = 20_000;
+const RANGE: usize = (2 + 3 + 1 + 2 * 3) * size_of::<usize>();
+
+fn ranges_are_charged_to_who_makes_them() -> anyhow::Result<()> {
+    let groups = groups()?;
+    let (a, b, all) = &groups;
+    // One opens the region, another one makes the ranges.
+    let (here, there) = sockets()?;
+    a.run(|| send_fd(&there, sparse(2 * RANGES)?.as_fd()))?;
+    let region = Region::from_fd(receive_fd(&here)?);
+    let least = RANGES * RANGE;
+    for round in 0..2 {
+        b.run(|| unpin_each_second(&region, RANGES))?;
+        let grown = b.slab_at_least(least, "who made the ranges")?;
+        println!("{RANGES} ranges: {grown} bytes, {} each", grown / RANGES);
+        a.slab_at_most(least / 4, "who opened the region")?;
+        if round == 0 {
+            // Together again they are one range, and then none.
+            region.unpin(0..2 * RANGES)?;
+            ensure!(!region.pin(0..2 * RANGES)?);
+            b.slab_at_most(least / 20, "pinned again")?;
+        }
+    }
+    drop(region);
+    all.slab_at_most(least / 20, "closed")?;
+    remove(groups)
+}
+
+/// Descriptors that tests open.
+const OPENS: usize = 4000;
+/// What a region takes at least: its name alone has 256 bytes, and the file has
+/// some, too.
+const FRESH: usize = 512;
+/// What it takes then: an inode, an entry of a folder and a file, for what it
+/// maps and for what is set aside.
+const FROZEN: usize = FRESH + 2 * (512 + 128 + 160);
+
+fn regions_are_charged_to_who_opens_them() -> anyhow::Result<()> {
+    let groups = groups()?;
+    let (a, b, _) = &groups;
+    a.run(|| {
+        let many = OPENS as libc::rlim_t + 100;
+        setrlimit(Resource::RLIMIT_NOFILE, many, many)?;
+        let before = a.slab()?;
+        let regions = (0..OPENS)
+            .map(|_| Region::open())
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let opened = a.slab_at_least(before + OPENS * FRESH, "opened")? - before;
+        for region in &regions {
+            region.set_size(PAGE)?;
+            drop(region.map(1)?);
+        }
+        let frozen = a.slab_at_least(before + OPENS * FROZEN, "mapped once")? - before;
+        println!("a region: {} bytes, then {}", opened / OPENS, frozen / OPENS);
+        drop(regions);
+        a.slab_at_most(before + frozen / 20, "closed")?;
+        Ok(())
+    })?;
+    b.slab_at_most(0, "who opened nothing")?;
+    remove(groups)
+}
+
+fn unpin_beyond_the_groups_limit_changes_nothing() -> anyhow::Result<()> {
+    let groups = groups()?;
+    let (a, _, _) = &groups;
+    let region = sparse(2 * RANGES)?;
+    unpin_each_second(&region, RANGES)?;
+    let before = region.info()?;
+    let limit = RANGES * RANGE / 3;
+    // Nobody in it may be killed: then an allocation fails.
+    let (_counters, counters) = counter()?;
+    let found = counters.atomic(0);
+    let in_the_group = |unkillable: bool| {
+        let _expected = kmsg::expect_oom_kill()?;
+        let child = a.spawn(|| {
+            if unkillable {
+                fs::write("/proc/self/oom_score_adj", "-1000")?;
+            }
+            let now: usize = a.read("memory.current")?.trim().parse()?;
+            a.write("memory.max", &(now + limit).to_string())?;
+            // Each page between two ranges takes a range at first.
+            let result = region.unpin(0..2 * RANGES);
+            found.store(
+                result.map_or_else(|error| error as u32, |()| 0),
+                Ordering::SeqCst,
+            );
+            a.write("memory.max", "max")
+        })?;
+        child.wait()
+    };
+    let unchanged = || -> anyhow::Result<()> {
+        let info = region.info()?;
+        ensure!(info == before, "{before:?}, now {info:?}");
+        for page in (0..2 * RANGES).step_by(RANGES / 50) {
+            let bytes = u32::try_from(page * PAGE)?;
+            ensure!(
+                region.pinned_bytes(bytes, PAGE as u32)? == (page % 2 == 1),
+                "{page}"
+            );
+        }
+        Ok(())
+    };
+    let end = in_the_group(true)?;
+    ensure!(matches!(end, WaitStatus::Exited(_, 0)), "{end:?}");
+    let errno = Errno::from_raw(found.load(Ordering::SeqCst) as i32);
+    ensure!(errno == Errno::ENOMEM, "{errno}");
+    unchanged()?;
+
+    // And one that may be.
+    found.store(0, Ordering::SeqCst);
+    let end = in_the_group(false)?;
+    ensure!(
+        matches!(end, WaitStatus::Signaled(_, Signal::SIGKILL, _)),
+        "{end:?}"
+    );
+    unchanged()?;
+    a.slab_at_most(limit / 5, "what an UNPIN that failed had taken")?;
+    // Without a limit, it is possible.
+    a.write("memory.max", "max")?;
+    a.run(|| Ok(region.unpin(0..2 * RANGES)?))?;
+    ensure!(region.info()?.unpinned == 2 * RANGES as u64);
+    drop(region);
+    remove(groups)
+}
