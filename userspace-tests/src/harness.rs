@@ -396,7 +396,7 @@ fn become_32(name: &str, report: &OwnedFd) -> anyhow::Result<Infallible> {
 
 /// What the 32-bit program does: runs one of its tests and reports it to this
 /// descriptor, in the process that [`supervise`] has prepared.
-pub fn be_one(tests: impl Iterator<Item = &'static Test>, name: &str, report: RawFd) -> ! {
+pub fn be_one(mut tests: impl Iterator<Item = &'static Test>, name: &str, report: RawFd) -> ! {
     // SAFETY: Whoever started this program has given the descriptor to it.
     let report = unsafe { OwnedFd::from_raw_fd(report) };
     // What the test starts must not be able to report.
@@ -404,13 +404,14 @@ pub fn be_one(tests: impl Iterator<Item = &'static Test>, name: &str, report: Ra
         eprintln!("guest: descriptor {}: {e}", report.as_raw_fd());
         process::exit(1);
     }
-    match tests.into_iter().find(|test| test.name == name) {
+    let refused = match tests.find(|test| test.name == name) {
+        // Built for anything else it would pass, and show nothing.
+        _ if cfg!(not(target_arch = "x86")) => "this program is not built for i386".into(),
         Some(test) => run_the_test(test.run, report),
-        None => {
-            tell(&report, b'F', &format!("this program has no test {name}"));
-            process::exit(0)
-        }
-    }
+        None => format!("this program has no test {name}"),
+    };
+    tell(&report, b'F', &refused);
+    process::exit(0)
 }
 
 /// Runs the test and says how it ended.

@@ -53,6 +53,9 @@ enum Mode {
         /// setting up, no module loaded or removed, no power-off.
         #[arg(long)]
         here: bool,
+        /// The one random run of pin_model that is wanted.
+        #[arg(long)]
+        seed: Option<u64>,
     },
     /// Print the names of the tests.
     List,
@@ -87,7 +90,15 @@ enum Mode {
 }
 
 fn main() -> ExitCode {
-    match Cli::parse().mode {
+    let mode = Cli::parse().mode;
+    if let Mode::Test {
+        seed: Some(seed), ..
+    } = mode
+    {
+        // Nobody has set it before.
+        let _ = tests::pin_model::SEED.set(seed);
+    }
+    match mode {
         Mode::List => {
             for test in tests::in_order() {
                 println!("{}", test.name);
@@ -111,7 +122,9 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         mode if id() == 1 => init::main(mode),
-        Mode::Test { filter, here: true } => match init::test_here(filter.as_deref()) {
+        Mode::Test {
+            filter, here: true, ..
+        } => match init::test_here(filter.as_deref()) {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::FAILURE,
             Err(e) => {

@@ -16,6 +16,7 @@ use std::ptr;
 use std::ptr::NonNull;
 
 use anyhow::Context;
+use anyhow::bail;
 use anyhow::ensure;
 use ashmem::Protection;
 use ashmem::abi;
@@ -182,6 +183,70 @@ impl Region {
         self.unpin_bytes(bytes(pages.start), bytes(pages.len()))
     }
 
+    fn wide(&self, request: u32, offset: u64, len: u64) -> nix::Result<i32> {
+        let range = abi::ashmem_range { offset, len };
+        self.ioctl(request, &raw const range as usize)
+    }
+
+    /// ASHMEM_PIN_RANGE, in bytes; whether something was purged.
+    pub fn pin_wide(&self, offset: u64, len: u64) -> nix::Result<bool> {
+        self.wide(abi::ABI_PIN_RANGE, offset, len)
+            .map(|ret| ret != abi::ASHMEM_NOT_PURGED as i32)
+    }
+
+    /// ASHMEM_UNPIN_RANGE, in bytes.
+    pub fn unpin_wide(&self, offset: u64, len: u64) -> nix::Result<()> {
+        self.wide(abi::ABI_UNPIN_RANGE, offset, len).map(drop)
+    }
+
+    /// ASHMEM_GET_RANGE_PIN_STATUS, in bytes; whether all is pinned.
+    pub fn pinned_wide(&self, offset: u64, len: u64) -> nix::Result<bool> {
+        self.wide(abi::ABI_GET_RANGE_PIN_STATUS, offset, len)
+            .map(|ret| ret == abi::ASHMEM_IS_PINNED as i32)
+    }
+
+    /// ASHMEM_GET_PAGE_STATUS, in bytes; `status` is an address.
+    pub fn page_status(&self, offset: u64, len: u64, status: usize) -> nix::Result<()> {
+        let wanted = abi::ashmem_page_status {
+            offset,
+            len,
+            status: status as u64,
+        };
+        self.ioctl(abi::ABI_GET_PAGE_STATUS, &raw const wanted as usize)
+            .map(drop)
+    }
+
+    /// The status of each of these pages, at least one.
+    pub fn statuses(&self, pages: Range<u64>) -> nix::Result<Vec<u8>> {
+        let page = PAGE as u64;
+        let count = pages.end - pages.start;
+        assert!(count != 0, "a length of 0 stands for more than nothing");
+        // Nothing that it could write.
+        let mut status = vec![0xaa; count as usize];
+        self.page_status(
+            pages.start * page,
+            count * page,
+            status.as_mut_ptr() as usize,
+        )?;
+        Ok(status)
+    }
+
+    /// ASHMEM_GET_COUNTERS
+    pub fn counters(&self) -> nix::Result<Info> {
+        let mut found = abi::ashmem_counters::default();
+        self.ioctl(abi::ABI_GET_COUNTERS, &raw mut found as usize)?;
+        Ok(Info {
+            size: found.size,
+            faults: found.faults,
+            map_faults: found.map_faults,
+            huge_faults: found.huge_faults,
+            allocated: found.allocated,
+            purged: found.purged,
+            resident: found.resident,
+            unpinned: found.unpinned,
+        })
+    }
+
     /// ASHMEM_PURGE_ALL_CACHES; the number of pages.
     pub fn purge_all(&self) -> nix::Result<usize> {
         self.0.purge_all_caches().map_err(errno)
@@ -250,6 +315,24 @@ impl Region {
     /// The text of fdinfo.
     pub fn fdinfo(&self) -> anyhow::Result<String> {
         fdinfo(&self.0)
+    }
+
+    /// One letter for each of these pages: `.` pinned, `u` unpinned, `p` purged, as a capital
+    /// letter (`:` for a pinned one) where the page has memory.
+    pub fn status_picture(&self, pages: Range<u64>) -> anyhow::Result<String> {
+        self.statuses(pages)?
+            .into_iter()
+            .map(|status| {
+                let resident = u32::from(status) & abi::ASHMEM_PAGE_RESIDENT != 0;
+                let letters = match u32::from(status) & !abi::ASHMEM_PAGE_RESIDENT {
+                    abi::ASHMEM_PAGE_PINNED => ['.', ':'],
+                    abi::ASHMEM_PAGE_UNPINNED => ['u', 'U'],
+                    abi::ASHMEM_PAGE_PURGED => ['p', 'P'],
+                    _ => bail!("a status of {status:#x}"),
+                };
+                Ok(letters[usize::from(resident)])
+            })
+            .collect()
     }
 
     /// Which of the first pages are pinned: `.`, and which are not: `u`.

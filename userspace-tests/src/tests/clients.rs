@@ -384,8 +384,9 @@ fn android_crazy_linker() -> anyhow::Result<()> {
         let (first, rest) = (shared(0, 1)?, shared(2, 2)?);
         ensure!(first.base() == relro.as_ptr() as usize);
         ensure!((first.read(0), rest.read(0), rest.read(PAGE)) == (10, 12, 13));
+        let own = (relro.as_ptr() as usize + PAGE) as *const u8;
         // SAFETY: It lies between the two, in what is left of the mapping.
-        let own = unsafe { relro.cast::<u8>().add(PAGE).read() };
+        let own = unsafe { own.read() };
         ensure!(own == 99);
         dies_of(Signal::SIGSEGV, || rest.write(0, 1))
     })?;

@@ -11,12 +11,14 @@ mod client;
 mod clients;
 pub mod counts;
 mod device;
+mod extensions;
 mod history;
 mod mapping;
 pub mod memory;
 mod module;
 pub mod names;
 mod pin;
+pub mod pin_model;
 mod private;
 pub mod process;
 mod protection;
@@ -40,6 +42,8 @@ pub const ALL: &[&[Test]] = &[
     private::TESTS,
     counts::TESTS,
     pin::TESTS,
+    extensions::TESTS,
+    pin_model::TESTS,
     reclaim::TESTS,
     charge::TESTS,
     clients::TESTS,
@@ -61,6 +65,7 @@ pub const ABI: &[&[Test]] = &[
     sharing::TESTS,
     read::TESTS,
     pin::TESTS,
+    extensions::TESTS,
     client::TESTS,
 ];
 

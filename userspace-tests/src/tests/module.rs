@@ -22,6 +22,7 @@ use nix::sys::mman::madvise;
 use nix::sys::signal::Signal;
 use nix::sys::uio::pread;
 
+use crate::abi;
 use crate::harness::tests;
 use crate::region::PAGE;
 use crate::region::RW;
@@ -33,7 +34,7 @@ tests! {
     rmmod_is_refused_while_open_or_mapped,
     max_pages_is_a_limit_that_purges_first => "limit.cap" "limit.cap-purges",
     default_limit_is_half_of_ram @ 60 => "limit.cap",
-    strict_unpin_asks_for_write_permission,
+    strict_unpin_asks_for_write_permission => "pin.strict",
     unknown_order_is_refused,
     loading_again_and_again,
 }
@@ -172,6 +173,15 @@ fn strict_unpin_asks_for_write_permission() -> anyhow::Result<()> {
         let region = Region::sized(2)?;
         let _map = region.map(2)?;
         region.unpin(0..1)?;
+        region.set_mask(ProtFlags::PROT_READ)?;
+        // By 64-bit ranges, too; and nothing has changed.
+        ensure!(region.unpin_wide(0, 0) == Err(Errno::EPERM));
+        ensure!(region.unpin_bytes(0, 0) == Err(Errno::EPERM));
+        ensure!(region.picture(2)? == "u.");
+        // A bad pointer comes first.
+        ensure!(region.ioctl(abi::ABI_UNPIN, 8) == Err(Errno::EFAULT));
+        // Only what may cost content asks for it.
+        ensure!(region.purge_all()? == 1 && region.pin(0..2)?);
         Ok(())
     })
 }

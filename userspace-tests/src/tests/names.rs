@@ -32,7 +32,12 @@ tests! {
 
 /// The line of /proc/self/maps for a mapping.
 pub fn line_of(map: &Mapping) -> anyhow::Result<String> {
-    let start = format!("{:x}-", map.base());
+    line_at(map.base())
+}
+
+/// The line of /proc/self/maps for the mapping that begins at this address.
+pub fn line_at(base: usize) -> anyhow::Result<String> {
+    let start = format!("{base:x}-");
     fs::read_to_string("/proc/self/maps")?
         .lines()
         .find(|line| line.starts_with(&start))

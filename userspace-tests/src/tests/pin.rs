@@ -5,41 +5,73 @@
 //! In the pictures of states a dot is a pinned page and a `u` an unpinned one;
 //! in those of content an `x` is what the test wrote and a `0` a page of zeros.
 
+use std::fs;
+use std::fs::File;
+use std::os::fd::AsFd;
 use std::os::fd::FromRawFd;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use anyhow::Context;
 use anyhow::ensure;
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sched::CloneFlags;
+use nix::sched::unshare;
+use nix::sys::mman::MapFlags;
+use nix::sys::mman::ProtFlags;
+use nix::sys::mman::mlock;
+use nix::sys::uio::pread;
+use nix::sys::uio::pwrite;
 use nix::unistd::Uid;
+use nix::unistd::dup;
+use nix::unistd::read;
 use nix::unistd::setuid;
+use nix::unistd::write;
 
 use crate::abi;
+use crate::harness::skip;
 use crate::harness::tests;
-use crate::region::BAD_POINTERS;
 use crate::region::Mapping;
 use crate::region::PAGE;
+use crate::region::RW;
 use crate::region::Region;
+use crate::tests::memory::BAD;
+use crate::tests::memory::Edge;
 use crate::tests::process::in_child;
+use crate::tests::process::receive_fd;
+use crate::tests::process::send_fd;
+use crate::tests::process::sockets;
 use crate::tests::process::spawn;
 
 tests! {
-    all_pages_begin_pinned,
-    status_is_exact_for_each_page,
-    pin_splits_a_range,
-    only_unpinned_pages_are_purged,
-    pin_after_purge_reports_was_purged_once,
-    purged_and_live_pages_do_not_mix,
-    unpinning_again_forgets_nothing,
-    what_is_written_to_a_purged_page_stays,
-    purge_counts_untouched_pages_too,
-    purge_all_needs_cap_sys_admin,
-    ranges_are_checked,
-    len_zero_is_the_rest,
-    pinning_ioctls_need_a_mapping,
-    many_ranges_are_kept_apart,
-    pages_held_for_dma_are_not_purged,
+    all_pages_begin_pinned => "pin.begin",
+    status_is_exact_for_each_page => "pin.status" "pin.exact",
+    pin_splits_a_range => "pin.exact",
+    only_unpinned_pages_are_purged => "purge.unpinned-only",
+    pin_after_purge_reports_was_purged_once => "pin.was-purged",
+    purged_and_live_pages_do_not_mix => "pin.exact",
+    unpinning_again_forgets_nothing => "pin.unpin-again",
+    what_is_written_to_a_purged_page_stays => "purge.written",
+    purge_counts_untouched_pages_too => "purge.all",
+    purge_all_takes_every_region => "purge.all",
+    purge_all_needs_cap_sys_admin => "purge.all-admin",
+    purge_all_needs_it_in_the_first_user_namespace => "purge.all-admin",
+    purged_pages_are_zeros_for_everybody => "purge.zeros" "purge.read-only",
+    purged_pages_are_zeros_where_they_are_locked => "purge.mlocked",
+    private_copies_survive_a_purge => "purge.private",
+    closing_the_last_descriptor_pins => "purge.close",
+    ranges_are_checked => "pin.unaligned" "pin.wrap" "pin.beyond",
+    ranges_of_all_sizes_are_checked => "pin.unaligned" "pin.wrap" "pin.beyond" "pin.len-zero"
+        "pin.empty",
+    len_zero_is_the_rest => "pin.len-zero" "pin.empty",
+    bad_pointers_come_first => "pin.order-fault",
+    pinning_ioctls_need_a_mapping => "pin.order-unmapped",
+    anybody_who_has_a_descriptor_pins => "pin.any-holder",
+    what_fails_changes_nothing => "pin.no-leftover",
+    many_ranges_are_kept_apart => "pin.exact",
+    pages_held_for_dma_are_not_purged => "purge.dma",
     purge_all_misses_nothing_while_others_pin,
 }
 
@@ -197,6 +229,34 @@ fn purge_counts_untouched_pages_too() -> anyhow::Result<()> {
     content(&map, "x00000000000")
 }
 
+fn purge_all_takes_every_region() -> anyhow::Result<()> {
+    let (one, a) = region()?;
+    let (two, b) = region()?;
+    // Another process's, which nobody else knows.
+    let (here, there) = sockets()?;
+    let other = spawn(|| {
+        let (three, c) = region()?;
+        three.unpin(0..3)?;
+        write(&there, b"r")?;
+        read(&there, &mut [0])?;
+        states(&three, "uuu.........")?;
+        content(&c, "000xxxxxxxxx")
+    })?;
+    read(&here, &mut [0])?;
+    one.unpin(0..5)?;
+    two.unpin(7..N)?;
+    let third = Region::open()?;
+    ensure!(
+        third.purge_all()? == 3 + 5 + 5,
+        "by a descriptor of none of them"
+    );
+    ensure!(third.purge_all()? == 0);
+    content(&a, "00000xxxxxxx")?;
+    content(&b, "xxxxxxx00000")?;
+    write(&here, b"g")?;
+    other.join()
+}
+
 fn purge_all_needs_cap_sys_admin() -> anyhow::Result<()> {
     let (region, map) = region()?;
     region.unpin(0..N)?;
@@ -211,10 +271,149 @@ fn purge_all_needs_cap_sys_admin() -> anyhow::Result<()> {
     states(&region, ".uuuuuuuuuuu")
 }
 
+fn purge_all_needs_it_in_the_first_user_namespace() -> anyhow::Result<()> {
+    if !Path::new("/proc/self/ns/user").exists() {
+        return skip("this kernel has no CONFIG_USER_NS");
+    }
+    let (region, map) = region()?;
+    region.unpin(0..N)?;
+    in_child(|| {
+        // It has all capabilities there.
+        unshare(CloneFlags::CLONE_NEWUSER)?;
+        ensure!(region.purge_all() == Err(Errno::EPERM));
+        Ok(())
+    })?;
+    content(&map, "xxxxxxxxxxxx")
+}
+
+fn purged_pages_are_zeros_for_everybody() -> anyhow::Result<()> {
+    let (region, map) = region()?;
+    let twin = region.map(N)?;
+    let read_only = region.map_as(N * PAGE, ProtFlags::PROT_READ, MapFlags::MAP_SHARED)?;
+    let (here, there) = sockets()?;
+    let other = spawn(|| {
+        let own = region.map(N)?;
+        // All is in its page tables, through both mappings.
+        content(&map, "xxxxxxxxxxxx")?;
+        content(&own, "xxxxxxxxxxxx")?;
+        write(&there, b"r")?;
+        read(&there, &mut [0])?;
+        content(&map, "xx000xxxxxxx")?;
+        content(&own, "xx000xxxxxxx")
+    })?;
+    read(&here, &mut [0])?;
+    content(&twin, "xxxxxxxxxxxx")?;
+    content(&read_only, "xxxxxxxxxxxx")?;
+    region.unpin(2..5)?;
+    ensure!(region.purge_all()? == 3);
+    ensure!(region.status_picture(0..N as u64)? == "::ppp:::::::");
+
+    let mut bytes = [0xaa; N * PAGE];
+    ensure!(pread(&region, &mut bytes, 0)? == N * PAGE);
+    ensure!(bytes[2 * PAGE..5 * PAGE].iter().all(|byte| *byte == 0));
+    ensure!((bytes[2 * PAGE - 1], bytes[5 * PAGE]) == (X, X));
+    // The first that looks makes pages of zeros, for all.
+    ensure!(region.info()?.resident == N as u64 - 3);
+    content(&read_only, "xx000xxxxxxx")?;
+    ensure!(region.info()?.resident == N as u64);
+    content(&twin, "xx000xxxxxxx")?;
+    content(&map, "xx000xxxxxxx")?;
+    write(&here, b"g")?;
+    other.join()
+}
+
+fn purged_pages_are_zeros_where_they_are_locked() -> anyhow::Result<()> {
+    let (region, map) = region()?;
+    mlock_all(&map)?;
+    let flags = MapFlags::MAP_SHARED | MapFlags::MAP_LOCKED;
+    let locked = region.map_as(N * PAGE, RW, flags)?;
+    content(&locked, "xxxxxxxxxxxx")?;
+    region.unpin(2..9)?;
+    ensure!(region.purge_all()? == 7);
+    let info = region.info()?;
+    ensure!(
+        (info.resident, info.purged) == (N as u64 - 7, 7),
+        "{info:?}"
+    );
+    content(&map, "xx0000000xxx")?;
+    content(&locked, "xx0000000xxx")?;
+    // What came anew is locked, and purged, like what was there before.
+    ensure!(region.pin(0..N)?);
+    map.stamp(0..N, X);
+    region.unpin(0..4)?;
+    ensure!(region.purge_all()? == 4);
+    content(&locked, "0000xxxxxxxx")
+}
+
+fn mlock_all(map: &Mapping) -> anyhow::Result<()> {
+    // SAFETY: It is a mapping of the caller's, and only kept in memory.
+    unsafe { mlock(map.pointer(), map.len()) }.context("mlock")
+}
+
+fn private_copies_survive_a_purge() -> anyhow::Result<()> {
+    const Y: u8 = 0xa5;
+    let (region, shared) = region()?;
+    let private = region.map_as(N * PAGE, RW, MapFlags::MAP_PRIVATE)?;
+    // Four copies; four that are mapped, but are the region's; four untouched.
+    private.stamp(0..4, Y);
+    ensure!(private.read_pages(4..8) == 4 * usize::from(X));
+    region.unpin(2..10)?;
+    ensure!(region.purge_all()? == 8);
+    let found = private.picture(Y);
+    ensure!(found == "xxxx000000??", "the copies: {found}");
+    let found = private.picture(X);
+    ensure!(found == "????000000xx", "what is not copied: {found}");
+    content(&shared, "xx00000000xx")?;
+    // Of zeros as well there may be a copy.
+    private.stamp(5..6, Y);
+    region.pin(0..N)?;
+    region.unpin(0..N)?;
+    ensure!(region.purge_all()? == N);
+    let found = private.picture(Y);
+    ensure!(found == "xxxx0x000000", "the copies: {found}");
+    content(&shared, "000000000000")
+}
+
+fn closing_the_last_descriptor_pins() -> anyhow::Result<()> {
+    let (region, map) = region()?;
+    let other = Region::open()?;
+    region.unpin(0..2)?;
+    ensure!(other.purge_all()? == 2);
+    // To a purged page, which is no longer to be had.
+    map.stamp(1..2, X);
+
+    region.unpin(2..3)?;
+    let twin = Region::from_fd(dup(&region)?);
+    drop(region);
+    ensure!(other.purge_all()? == 1, "dup(2) made another descriptor");
+
+    twin.unpin(3..4)?;
+    let (here, there) = sockets()?;
+    let child = spawn(|| {
+        read(&there, &mut [0])?;
+        twin.unpin(4..5)?;
+        send_fd(&there, twin.as_fd())
+    })?;
+    drop(twin);
+    ensure!(other.purge_all()? == 1, "a child has one");
+    write(&here, b"g")?;
+    child.join()?;
+    ensure!(other.purge_all()? == 1, "one lies in a socket");
+    let last = Region::from_fd(receive_fd(&here)?);
+    last.unpin(5..8)?;
+    states(&last, "uuuuuuuu....")?;
+
+    drop(last);
+    ensure!(other.purge_all()? == 0);
+    fs::write("/proc/sys/vm/drop_caches", "2\n")?;
+    content(&map, "0x000xxxxxxx")
+}
+
 fn ranges_are_checked() -> anyhow::Result<()> {
     let region = Region::open()?;
     region.set_size(N * PAGE - 100)?;
     let _map = region.map(N)?;
+    region.unpin(3..5)?;
     let page = PAGE as u32;
     let size = N as u32 * page;
     for (offset, len) in [
@@ -239,13 +438,74 @@ fn ranges_are_checked() -> anyhow::Result<()> {
             );
         }
     }
-    for request in [abi::ABI_PIN, abi::ABI_UNPIN, abi::ABI_GET_PIN_STATUS] {
-        for pointer in BAD_POINTERS {
-            let result = region.ioctl(request, pointer);
-            ensure!(result == Err(Errno::EFAULT), "{request:#x}: {result:?}");
+    states(&region, "...uu.......")
+}
+
+fn ranges_of_all_sizes_are_checked() -> anyhow::Result<()> {
+    const P: u64 = PAGE as u64;
+    const G4: u64 = 1 << 32;
+
+    for size in [
+        1,
+        P - 1,
+        P,
+        P + 1,
+        3 * P - 100,
+        G4 / 2,
+        G4 - P,
+        // Rounded up, it ends where no sum of 32 bits does.
+        G4 - P + 1,
+        G4 - 1,
+        G4,
+        G4 + 1,
+        2 * G4,
+    ] {
+        // 32-bit programs cannot ask for more than fits.
+        let Ok(bytes) = usize::try_from(size) else {
+            continue;
+        };
+        let region = Region::open()?;
+        region.set_size(bytes)?;
+        let flags = MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE;
+        let _map = region.map_as(PAGE, RW, flags)?;
+        let end = size.next_multiple_of(P);
+
+        let mut numbers = vec![0, 1, P - 1, P, P + 1, 2 * P, 3 * P, 4 * P];
+        numbers.extend([G4 / 2 - P, G4 / 2, G4 - 2 * P, G4 - P, G4 - P + 1, G4 - 1]);
+        numbers.extend([end.saturating_sub(P), end, end + P]);
+        numbers.retain(|number| *number < G4);
+        for (offset, len) in numbers
+            .iter()
+            .flat_map(|offset| numbers.iter().map(move |len| (*offset, *len)))
+        {
+            let last = if len == 0 { end } else { offset + len };
+            let good = offset % P == 0
+                && len % P == 0
+                && offset + len < G4
+                && offset <= last
+                && last <= end;
+            let what = format!("{offset:#x} {len:#x} of {size:#x}");
+            let (offset, len) = (u32::try_from(offset)?, u32::try_from(len)?);
+            let unpinned = region.unpin_bytes(offset, len);
+            let status = region.pinned_bytes(offset, len);
+            let found = region.counters()?.unpinned;
+            let pinned = region.pin_bytes(offset, len);
+            if good {
+                let pages = (last - u64::from(offset)) / P;
+                ensure!(unpinned == Ok(()), "{what}: UNPIN is {unpinned:?}");
+                ensure!(found == pages, "{what}: {found} pages, not {pages}");
+                ensure!(status == Ok(pages == 0), "{what}: status is {status:?}");
+                ensure!(pinned == Ok(false), "{what}: PIN is {pinned:?}");
+            } else {
+                ensure!(unpinned == Err(Errno::EINVAL), "{what}: UNPIN {unpinned:?}");
+                ensure!(status == Err(Errno::EINVAL), "{what}: status {status:?}");
+                ensure!(pinned == Err(Errno::EINVAL), "{what}: PIN {pinned:?}");
+                ensure!(found == 0, "{what}: {found} pages are unpinned");
+            }
+            ensure!(region.counters()?.unpinned == 0, "{what}: not all pinned");
         }
     }
-    states(&region, "............")
+    Ok(())
 }
 
 fn len_zero_is_the_rest() -> anyhow::Result<()> {
@@ -264,17 +524,245 @@ fn len_zero_is_the_rest() -> anyhow::Result<()> {
     states(&region, "u...........")
 }
 
-fn pinning_ioctls_need_a_mapping() -> anyhow::Result<()> {
-    let region = Region::sized(N)?;
-    let page = PAGE as u32;
-    ensure!(region.pin_bytes(0, page) == Err(Errno::EINVAL));
-    ensure!(region.unpin_bytes(0, page) == Err(Errno::EINVAL));
-    ensure!(region.pinned_bytes(0, page) == Err(Errno::EINVAL));
-    // The struct is read first.
-    ensure!(region.ioctl(abi::ABI_PIN, 8) == Err(Errno::EFAULT));
-    drop(region.map(N)?);
-    region.unpin(0..N)?;
+fn bad_pointers_come_first() -> anyhow::Result<()> {
+    let edge = Edge::new()?;
+    // Zeros stand for the whole region.
+    let whole = edge.put(&[0; size_of::<abi::ashmem_pin>()]);
+    let bad = [BAD, &[edge.before(4), edge.before(0)]].concat();
+
+    let check = |region: &Region, good| -> anyhow::Result<()> {
+        for request in [abi::ABI_PIN, abi::ABI_UNPIN, abi::ABI_GET_PIN_STATUS] {
+            for &pointer in &bad {
+                let result = region.ioctl(request, pointer);
+                ensure!(
+                    result == Err(Errno::EFAULT),
+                    "{request:#x} {pointer:#x}: {result:?}"
+                );
+            }
+            let result = region.ioctl(request, whole).map(drop);
+            ensure!(result == good, "{request:#x}: {result:?}");
+        }
+        Ok(())
+    };
+
+    let region = Region::open()?;
+    check(&region, Err(Errno::EINVAL))?;
+    region.set_size(N * PAGE)?;
+    check(&region, Err(Errno::EINVAL))?;
+    let map = region.map(N)?;
+    map.stamp(0..N, X);
+    region.unpin(3..5)?;
+    check(&region, Ok(()))?;
+    // The last of them that changes something was UNPIN.
     states(&region, "uuuuuuuuuuuu")
+}
+
+fn pinning_ioctls_need_a_mapping() -> anyhow::Result<()> {
+    let region = Region::open()?;
+    let page = PAGE as u32;
+    let refused = |region: &Region, offset, len| {
+        region.pin_bytes(offset, len) == Err(Errno::EINVAL)
+            && region.unpin_bytes(offset, len) == Err(Errno::EINVAL)
+            && region.pinned_bytes(offset, len) == Err(Errno::EINVAL)
+    };
+    ensure!(refused(&region, 0, 0), "fresh");
+    region.set_size(N * PAGE)?;
+    ensure!(refused(&region, 0, page) && refused(&region, 0, 0), "sized");
+    let longer = region.map_as((N + 1) * PAGE, RW, MapFlags::MAP_SHARED);
+    ensure!(longer.err() == Some(Errno::EINVAL));
+    ensure!(refused(&region, 0, page), "after an mmap(2) that failed");
+
+    // One that was is enough, and what it holds stays.
+    let map = region.map(N)?;
+    map.stamp(0..N, X);
+    drop(map);
+    region.unpin(0..N)?;
+    states(&region, "uuuuuuuuuuuu")?;
+    ensure!(!region.pin(0..4)?);
+    ensure!(region.purge_all()? == N - 4);
+    content(&region.map(N)?, "xxxx00000000")?;
+    ensure!(region.pin(4..N)?);
+    states(&region, "............")
+}
+
+fn anybody_who_has_a_descriptor_pins() -> anyhow::Result<()> {
+    let works = |region: &Region| -> anyhow::Result<()> {
+        region.unpin(2..5)?;
+        states(region, "..uuu.......")?;
+        ensure!(!region.pin(2..3)?);
+        ensure!(region.purge_all()? == 2);
+        ensure!(region.pin(0..N)?, "it was purged");
+        states(region, "............")
+    };
+    for mode in [OFlag::O_RDONLY, OFlag::O_RDWR] {
+        for mask in [RW, ProtFlags::PROT_READ, ProtFlags::PROT_NONE] {
+            let region = Region::open_mode(mode)?;
+            region.set_size(N * PAGE)?;
+            let _map = region.map_as(N * PAGE, ProtFlags::PROT_READ, MapFlags::MAP_SHARED)?;
+            region.set_mask(mask)?;
+            works(&region).with_context(|| format!("{mode:?} {mask:?}"))?;
+        }
+    }
+    // What cannot be mapped at all is never pinned either: mmap(2) always asks
+    // for the right to read.
+    let write_only = Region::open_mode(OFlag::O_WRONLY)?;
+    write_only.set_size(N * PAGE)?;
+    let map = write_only.map_as(N * PAGE, ProtFlags::PROT_NONE, MapFlags::MAP_SHARED);
+    ensure!(map.err() == Some(Errno::EACCES));
+    ensure!(write_only.unpin(0..N) == Err(Errno::EINVAL));
+
+    // A stranger without any rights, that never maps it.
+    let (here, there) = sockets()?;
+    let stranger = spawn(|| {
+        setuid(Uid::from_raw(1000))?;
+        let region = Region::from_fd(receive_fd(&there)?);
+        region.unpin(4..8)?;
+        ensure!(!region.pin(4..5)?);
+        ensure!(region.pinned_bytes(4 * PAGE as u32, PAGE as u32)?);
+        states(&region, ".....uuu....")
+    })?;
+    let (region, map) = region()?;
+    region.set_mask(ProtFlags::PROT_NONE)?;
+    send_fd(&here, region.as_fd())?;
+    stranger.join()?;
+    states(&region, ".....uuu....")?;
+    ensure!(region.purge_all()? == 3);
+    content(&map, "xxxxx000xxxx")
+}
+
+/// Lets allocations fail, in a kernel that can do so on purpose.
+struct Failures {
+    nth: File,
+    /// Settings to be restored: file and value.
+    before: Vec<(String, String)>,
+}
+
+impl Failures {
+    /// `None`: this kernel cannot.
+    fn new() -> anyhow::Result<Option<Self>> {
+        let path = "/proc/thread-self/fail-nth";
+        if !Path::new(path).exists() {
+            return Ok(None);
+        }
+        let nth = File::options().read(true).write(true).open(path)?;
+        let mut before = vec![];
+        for (file, value) in [
+            // Allocations that may sleep fail, too.
+            ("failslab/ignore-gfp-wait", "N"),
+            // No report of each in the kernel log.
+            ("failslab/verbose", "0"),
+            ("fail_usercopy/verbose", "0"),
+        ] {
+            let file = format!("/sys/kernel/debug/{file}");
+            before.push((file.clone(), fs::read_to_string(&file)?));
+            fs::write(&file, value).with_context(|| file)?;
+        }
+        Ok(Some(Self { nth, before }))
+    }
+
+    /// Calls `f`, of which the nth allocation or access to user memory fails.
+    /// Gives what it gives, and whether it came so far.
+    fn at<T>(&self, nth: usize, f: impl FnOnce() -> T) -> anyhow::Result<(T, bool)> {
+        pwrite(&self.nth, nth.to_string().as_bytes(), 0)?;
+        let result = f();
+        let mut left = [0; 16];
+        let reached = match pread(&self.nth, &mut left, 0) {
+            Ok(len) => left[..len].trim_ascii() == b"0",
+            // This was the nth.
+            Err(Errno::EFAULT) => false,
+            Err(error) => return Err(error.into()),
+        };
+        while pwrite(&self.nth, b"0", 0) == Err(Errno::EFAULT) {}
+        Ok((result, reached))
+    }
+}
+
+impl Drop for Failures {
+    fn drop(&mut self) {
+        for (file, value) in &self.before {
+            if let Err(error) = fs::write(file, value) {
+                panic!("{file}: {error}");
+            }
+        }
+    }
+}
+
+fn what_fails_changes_nothing() -> anyhow::Result<()> {
+    let Some(failures) = Failures::new()? else {
+        return skip("this kernel has no CONFIG_FAULT_INJECTION");
+    };
+    // An operation, for how many ranges it may need memory, and what it makes of
+    // the picture.
+    type Operation = fn(&Region) -> nix::Result<()>;
+    let before = ":p::p::pPppU";
+    let operations: [(&str, Operation, usize, &str); 4] = [
+        (
+            "UNPIN of three gaps",
+            |region| region.unpin(0..N),
+            3,
+            "UpUUpUUpPppU",
+        ),
+        (
+            "UNPIN of one gap",
+            |region| region.unpin(1..4),
+            1,
+            ":pUUp::pPppU",
+        ),
+        (
+            "PIN within a range",
+            |region| region.pin(8..10).map(drop),
+            1,
+            ":p::p::p:.pU",
+        ),
+        (
+            "PIN of several ranges",
+            |region| region.pin(1..9).map(drop),
+            1,
+            ":.::.::.:ppU",
+        ),
+    ];
+    for (what, operation, ranges, after) in operations {
+        let mut failed = 0;
+        let mut faults = 0;
+        for nth in 1.. {
+            ensure!(nth < 1000, "{what}: never comes to an end");
+            let region = Region::sized(N)?;
+            let map = region.map(N)?;
+            map.stamp(0..N, X);
+            region.unpin(1..2)?;
+            region.unpin(4..5)?;
+            region.unpin(7..11)?;
+            region.purge_all()?;
+            map.stamp(8..9, X);
+            region.unpin(11..12)?;
+            let found = region.status_picture(0..N as u64)?;
+            ensure!(found == before, "{found}");
+            let counters = region.counters()?;
+
+            let (result, reached) = failures.at(nth, || operation(&region))?;
+            let found = region.status_picture(0..N as u64)?;
+            match result {
+                Ok(()) => ensure!(found == after, "{what}: {found}"),
+                Err(error) => {
+                    ensure!(found == before, "{what}, {nth}: {error} left {found}");
+                    ensure!(region.counters()? == counters);
+                    match error {
+                        Errno::ENOMEM => failed += 1,
+                        Errno::EFAULT => faults += 1,
+                        _ => anyhow::bail!("{what}: {error}"),
+                    }
+                }
+            }
+            if !reached {
+                break;
+            }
+        }
+        println!("{what}: failed {failed} times, and {faults} for its argument");
+        ensure!(faults == 1, "{what}: {faults}");
+        // A node of the tree and one of the list for each.
+        ensure!(failed >= 2 * ranges, "{what}: failed only {failed} times");
+    }
+    Ok(())
 }
 
 fn many_ranges_are_kept_apart() -> anyhow::Result<()> {

@@ -22,9 +22,9 @@ use crate::tests::process::in_child;
 
 tests! {
     shrinker_counts_and_frees_exactly,
-    shrinker_takes_the_oldest_first,
-    shrinker_marks_resident_pages_only,
-    drop_caches_takes_unpinned_pages_only,
+    shrinker_takes_the_oldest_first => "purge.oldest",
+    shrinker_marks_resident_pages_only => "purge.pressure",
+    drop_caches_takes_unpinned_pages_only => "purge.unpinned-only" "purge.pressure",
     pressure_purges_instead_of_killing @ 60,
 }
 
@@ -126,14 +126,17 @@ fn shrinker_marks_resident_pages_only() -> anyhow::Result<()> {
 fn drop_caches_takes_unpinned_pages_only() -> anyhow::Result<()> {
     let region = Region::sized(600)?;
     let map = region.map(600)?;
-    map.stamp(0..600, 1);
+    map.stamp(0..300, 1);
+    map.stamp(400..600, 1);
     region.unpin(100..500)?;
     fs::write("/proc/sys/vm/drop_caches", "1\n")?;
-    ensure!(region.info()?.resident == 600, "it is no cache of files");
+    ensure!(region.info()?.resident == 500, "it is no cache of files");
     fs::write("/proc/sys/vm/drop_caches", "2\n")?;
     let info = region.info()?;
-    ensure!((info.resident, info.purged) == (200, 400), "{info:?}");
-    ensure!(region.pin(0..600)?);
+    ensure!((info.resident, info.purged) == (200, 300), "{info:?}");
+    ensure!(!region.pin(300..400)?, "what has no memory was marked");
+    ensure!(!region.pin(0..100)? && region.pin(100..101)? && region.pin(299..300)?);
+    ensure!(region.pin(400..500)? && region.pin(0..600)?);
     let picture = map.picture(1);
     ensure!(picture == "x".repeat(100) + &"0".repeat(400) + &"x".repeat(100));
     Ok(())

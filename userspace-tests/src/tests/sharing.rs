@@ -95,19 +95,12 @@ fn purge_reaches_every_process() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// In 32 bits futex_time64, as C libraries use it: the older one is an option of
-/// the kernel. The libc crate does not name it.
-#[cfg(target_pointer_width = "64")]
-const SYS_FUTEX: libc::c_long = libc::SYS_futex;
-#[cfg(target_pointer_width = "32")]
-const SYS_FUTEX: libc::c_long = 422;
-
 /// futex(2) without FUTEX_PRIVATE_FLAG.
 fn futex(map: &Mapping, offset: usize, op: libc::c_int, value: u32) -> nix::Result<libc::c_long> {
     // SAFETY: The word is mapped and aligned.
     Errno::result(unsafe {
         libc::syscall(
-            SYS_FUTEX,
+            libc::SYS_futex,
             map.atomic(offset).as_ptr(),
             op,
             value,
