@@ -4,16 +4,20 @@
 
 use crate::harness::Test;
 
+mod advice;
 pub mod counts;
 mod device;
+mod hwpoison;
 mod mapping;
+mod migration;
 mod module;
 pub mod names;
-mod pin;
+pub mod pin;
 pub mod process;
 mod protection;
 mod read;
 pub mod reclaim;
+mod remap;
 mod sharing;
 
 /// Every test, in the order in which they run; those that reload the module
@@ -23,6 +27,10 @@ pub const ALL: &[&[Test]] = &[
     names::TESTS,
     protection::TESTS,
     mapping::TESTS,
+    remap::TESTS,
+    advice::TESTS,
+    migration::TESTS,
+    hwpoison::TESTS,
     sharing::TESTS,
     read::TESTS,
     counts::TESTS,
