@@ -144,14 +144,6 @@ impl Region {
         self.0.file_id().map_err(errno)
     }
 
-    /// pread(2), whose offset has 64 bits in 32-bit programs too.
-    pub fn read_at(&self, buffer: &mut [u8], offset: i64) -> nix::Result<usize> {
-        let (to, len) = (buffer.as_mut_ptr().cast(), buffer.len());
-        // SAFETY: The kernel writes into the buffer, and not beyond it.
-        let read = unsafe { libc::pread64(self.0.as_raw_fd(), to, len, offset) };
-        Errno::result(read).map(|n| n as usize)
-    }
-
     fn range(&self, request: u32, offset: u32, len: u32) -> nix::Result<i32> {
         let pin = abi::ashmem_pin { offset, len };
         self.ioctl(request, &raw const pin as usize)

@@ -376,7 +376,7 @@ fn android_crazy_linker() -> anyhow::Result<()> {
         // What is equal is replaced by what is shared.
         let shared = |first: usize, pages: usize| {
             let at = relro.as_ptr() as usize + first * PAGE;
-            let offset = (first * PAGE) as libc::off_t;
+            let offset = (first * PAGE) as i64;
             let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED;
             // SAFETY: Nobody uses the pages that it replaces.
             unsafe { fd.map_at(at, pages * PAGE, READ, flags, offset) }
@@ -494,7 +494,7 @@ fn flycast_and_other_emulators() -> anyhow::Result<()> {
     let place = |at: usize, first: usize, pages: usize| {
         let address = space.as_ptr() as usize + at * PAGE;
         let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED;
-        let offset = (first * PAGE) as libc::off_t;
+        let offset = (first * PAGE) as i64;
         // SAFETY: It replaces what was reserved for it.
         unsafe { fd.map_at(address, pages * PAGE, RW, flags, offset) }
     };
@@ -612,7 +612,7 @@ fn memory_heap_and_its_parts() -> anyhow::Result<()> {
             ensure!(writable == expected, "{writable:?}");
             // What lies behind the heap is nobody's.
             let flags = MapFlags::MAP_SHARED;
-            let offset = (HEAP - PAGE) as libc::off_t;
+            let offset = (HEAP - PAGE) as i64;
             // SAFETY: Without MAP_FIXED a mapping replaces nothing.
             let end = unsafe { fd.map_at(0, 2 * PAGE, READ, flags, offset) }?;
             end.read(0);

@@ -166,7 +166,7 @@ fn cve_2017_13216_size_that_mmap_saw_is_the_size() -> anyhow::Result<()> {
 
     // Whether a page is there, without dying of it.
     let there = |region: &Region, page: usize| -> anyhow::Result<bool> {
-        let (flags, offset) = (MapFlags::MAP_SHARED, (page * PAGE) as libc::off_t);
+        let (flags, offset) = (MapFlags::MAP_SHARED, (page * PAGE) as i64);
         // SAFETY: Without MAP_FIXED a mapping replaces nothing.
         let map = unsafe { region.map_at(0, PAGE, READ, flags, offset) }?;
         // SAFETY: No content changes.

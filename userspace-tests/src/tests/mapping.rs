@@ -5,8 +5,6 @@
 use anyhow::Context;
 use anyhow::ensure;
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
-use nix::fcntl::open;
 use nix::sys::mman::MapFlags;
 use nix::sys::mman::MsFlags;
 use nix::sys::mman::ProtFlags;
@@ -17,10 +15,8 @@ use nix::sys::mman::munlock;
 use nix::sys::resource::Resource;
 use nix::sys::resource::setrlimit;
 use nix::sys::signal::Signal;
-use nix::sys::stat::Mode;
 use nix::unistd::Uid;
 use nix::unistd::setuid;
-use nix::unistd::truncate;
 
 use crate::harness::tests;
 use crate::region::Mapping;
@@ -283,7 +279,7 @@ fn locking_respects_the_limit() -> anyhow::Result<()> {
     let region = Region::sized(N)?;
     drop(region.map(1)?);
     in_child(|| {
-        let limit = (N * PAGE / 2) as u64;
+        let limit = (N * PAGE / 2) as libc::rlim_t;
         setrlimit(Resource::RLIMIT_MEMLOCK, limit, limit)?;
         setuid(Uid::from_raw(1000))?;
         let lock = MapFlags::MAP_SHARED | MapFlags::MAP_LOCKED;

@@ -5,6 +5,7 @@
 use crate::harness::Case;
 use crate::harness::Test;
 
+mod advice;
 mod c_library;
 mod charge;
 mod client;
@@ -13,28 +14,21 @@ pub mod counts;
 mod device;
 mod extensions;
 mod history;
-mod mapping;
-pub mod memory;
-mod module;
-pub mod names;
-mod pin;
-pub mod pin_model;
-mod private;
-mod advice;
-pub mod counts;
-mod device;
 mod hwpoison;
 mod mapping;
+pub mod memory;
 mod migration;
 mod module;
 pub mod names;
 pub mod pin;
+pub mod pin_model;
+mod private;
 pub mod process;
 mod protection;
 mod read;
 pub mod reclaim;
-mod seen;
 mod remap;
+mod seen;
 mod sharing;
 mod states;
 
@@ -76,10 +70,14 @@ pub const ABI: &[&[Test]] = &[
     names::TESTS,
     protection::TESTS,
     mapping::TESTS,
+    remap::TESTS,
+    advice::TESTS,
     sharing::TESTS,
     read::TESTS,
+    private::TESTS,
     pin::TESTS,
     extensions::TESTS,
+    clients::TESTS,
     client::TESTS,
 ];
 
