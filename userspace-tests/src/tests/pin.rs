@@ -33,11 +33,11 @@ use nix::unistd::write;
 use crate::abi;
 use crate::harness::skip;
 use crate::harness::tests;
+use crate::region::BAD_POINTERS;
 use crate::region::Mapping;
 use crate::region::PAGE;
 use crate::region::RW;
 use crate::region::Region;
-use crate::tests::memory::BAD;
 use crate::tests::memory::Edge;
 use crate::tests::process::in_child;
 use crate::tests::process::receive_fd;
@@ -528,7 +528,7 @@ fn bad_pointers_come_first() -> anyhow::Result<()> {
     let edge = Edge::new()?;
     // Zeros stand for the whole region.
     let whole = edge.put(&[0; size_of::<abi::ashmem_pin>()]);
-    let bad = [BAD, &[edge.before(4), edge.before(0)]].concat();
+    let bad = [&BAD_POINTERS[..], &[edge.before(4), edge.before(0)]].concat();
 
     let check = |region: &Region, good| -> anyhow::Result<()> {
         for request in [abi::ABI_PIN, abi::ABI_UNPIN, abi::ABI_GET_PIN_STATUS] {
