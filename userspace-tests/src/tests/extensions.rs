@@ -18,12 +18,12 @@ use nix::sys::mman::madvise;
 
 use crate::abi;
 use crate::harness::tests;
+use crate::region::BAD_POINTERS;
 use crate::region::Info;
 use crate::region::Mapping;
 use crate::region::PAGE;
 use crate::region::RW;
 use crate::region::Region;
-use crate::region::BAD_POINTERS;
 use crate::tests::memory::Edge;
 use crate::tests::process::spawn;
 
