@@ -421,7 +421,7 @@ fn sparse(pages: usize) -> anyhow::Result<Region> {
 
 /// Few on a kernel that checks itself, which takes long for each object.
 fn many(stock: usize) -> usize {
-    if is_debug_kernel() { stock / 8 } else { stock }
+    if is_debug_kernel() { stock / 4 } else { stock }
 }
 
 /// Ranges that tests make.
