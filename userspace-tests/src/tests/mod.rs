@@ -5,10 +5,10 @@
 use crate::harness::Case;
 use crate::harness::Test;
 
-mod charge;
-mod clients;
 mod c_library;
+mod charge;
 mod client;
+mod clients;
 pub mod counts;
 mod device;
 mod extensions;
