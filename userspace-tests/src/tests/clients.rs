@@ -379,7 +379,7 @@ fn android_crazy_linker() -> anyhow::Result<()> {
             let offset = (first * PAGE) as libc::off_t;
             let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED;
             // SAFETY: Nobody uses the pages that it replaces.
-            unsafe { fd.map_at(Some(at), pages * PAGE, READ, flags, offset) }
+            unsafe { fd.map_at(at, pages * PAGE, READ, flags, offset) }
         };
         let (first, rest) = (shared(0, 1)?, shared(2, 2)?);
         ensure!(first.base() == relro.as_ptr() as usize);
@@ -496,7 +496,7 @@ fn flycast_and_other_emulators() -> anyhow::Result<()> {
         let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED;
         let offset = (first * PAGE) as libc::off_t;
         // SAFETY: It replaces what was reserved for it.
-        unsafe { fd.map_at(Some(address), pages * PAGE, RW, flags, offset) }
+        unsafe { fd.map_at(address, pages * PAGE, RW, flags, offset) }
     };
     let (ram, vram) = (place(0, 0, RAM)?, place(4, RAM, VRAM)?);
     let (ram_mirror, vram_mirror) = (place(8, 0, RAM)?, place(12, RAM, VRAM)?);
@@ -614,7 +614,7 @@ fn memory_heap_and_its_parts() -> anyhow::Result<()> {
             let flags = MapFlags::MAP_SHARED;
             let offset = (HEAP - PAGE) as libc::off_t;
             // SAFETY: Without MAP_FIXED a mapping replaces nothing.
-            let end = unsafe { fd.map_at(None, 2 * PAGE, READ, flags, offset) }?;
+            let end = unsafe { fd.map_at(0, 2 * PAGE, READ, flags, offset) }?;
             end.read(0);
             dies_of(Signal::SIGBUS, || {
                 end.read(PAGE);

@@ -168,7 +168,7 @@ fn cve_2017_13216_size_that_mmap_saw_is_the_size() -> anyhow::Result<()> {
     let there = |region: &Region, page: usize| -> anyhow::Result<bool> {
         let (flags, offset) = (MapFlags::MAP_SHARED, (page * PAGE) as libc::off_t);
         // SAFETY: Without MAP_FIXED a mapping replaces nothing.
-        let map = unsafe { region.map_at(None, PAGE, READ, flags, offset) }?;
+        let map = unsafe { region.map_at(0, PAGE, READ, flags, offset) }?;
         // SAFETY: No content changes.
         match unsafe { madvise(map.pointer(), PAGE, MmapAdvise::MADV_POPULATE_READ) } {
             Ok(()) => Ok(true),

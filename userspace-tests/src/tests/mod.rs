@@ -20,11 +20,21 @@ pub mod names;
 mod pin;
 pub mod pin_model;
 mod private;
+mod advice;
+pub mod counts;
+mod device;
+mod hwpoison;
+mod mapping;
+mod migration;
+mod module;
+pub mod names;
+pub mod pin;
 pub mod process;
 mod protection;
 mod read;
 pub mod reclaim;
 mod seen;
+mod remap;
 mod sharing;
 mod states;
 
@@ -36,6 +46,10 @@ pub const ALL: &[&[Test]] = &[
     names::TESTS,
     protection::TESTS,
     mapping::TESTS,
+    remap::TESTS,
+    advice::TESTS,
+    migration::TESTS,
+    hwpoison::TESTS,
     sharing::TESTS,
     read::TESTS,
     seen::TESTS,
@@ -58,6 +72,7 @@ pub const ALL: &[&[Test]] = &[
 /// is one for both.
 pub const ABI: &[&[Test]] = &[
     device::TESTS,
+    states::TESTS,
     names::TESTS,
     protection::TESTS,
     mapping::TESTS,

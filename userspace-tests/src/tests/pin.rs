@@ -795,7 +795,7 @@ fn many_ranges_are_kept_apart() -> anyhow::Result<()> {
 
 /// Has io_uring hold pages of a mapping as a fixed buffer, as a device would:
 /// until the descriptor is closed.
-fn hold(map: &Mapping, pages: std::ops::Range<usize>) -> anyhow::Result<OwnedFd> {
+pub fn hold(map: &Mapping, pages: std::ops::Range<usize>) -> anyhow::Result<OwnedFd> {
     const IORING_REGISTER_BUFFERS: libc::c_uint = 0;
     // struct io_uring_params, of which all may be 0 on entry.
     let mut params = [0u64; 15];

@@ -122,6 +122,21 @@ pub fn sockets() -> anyhow::Result<(OwnedFd, OwnedFd)> {
     .context("socketpair")
 }
 
+/// Tells the other end of a connection to go on.
+pub fn go(socket: &OwnedFd) -> anyhow::Result<()> {
+    ensure!(nix::unistd::write(socket, b"g")? == 1);
+    Ok(())
+}
+
+/// Waits until the other end says [`go`].
+pub fn await_go(socket: &OwnedFd) -> anyhow::Result<()> {
+    ensure!(
+        nix::unistd::read(socket, &mut [0])? == 1,
+        "the other end is gone"
+    );
+    Ok(())
+}
+
 /// Sends a descriptor and a byte over a Unix socket.
 pub fn send_fd(socket: &OwnedFd, fd: BorrowedFd<'_>) -> anyhow::Result<()> {
     let fds = [fd.as_raw_fd()];
