@@ -130,7 +130,9 @@ fn run(mode: Mode) -> anyhow::Result<()> {
             out.flush()?;
         }
         Mode::Selftest { kind } => return selftest::run(kind, &mut report, &mut log),
-        Mode::List | Mode::Abi | Mode::Counts | Mode::Shell { .. } => bail!("this mode is not for PID 1"),
+        Mode::List | Mode::Abi | Mode::Counts | Mode::Shell { .. } => {
+            bail!("this mode is not for PID 1")
+        }
     }
     report.plan()?;
     report.verdict()?;

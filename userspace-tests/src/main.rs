@@ -9,13 +9,17 @@
 //! - [`report`]: TAP and the verdict, on a channel of its own
 //! - [`closing`]: the checks after the tests, with [`kmsg`] and [`kmemleak`]
 //! - [`region`]: the device, as tests and demonstration use it
+//! - [`fuse`], [`uring`]: what lets the kernel itself read and write pages, as
+//!   tests use it, with the structures of [`kernel`]
 //! - [`tests`], [`demo`], [`shell`], [`selftest`]: the modes
 
 mod abi;
 mod closing;
 mod demo;
+mod fuse;
 mod harness;
 mod init;
+mod kernel;
 mod kmemleak;
 mod kmsg;
 mod region;
@@ -25,6 +29,7 @@ mod shell;
 // A test that is in no table would never run: the compiler refuses it.
 #[deny(dead_code)]
 mod tests;
+mod uring;
 
 use std::process::ExitCode;
 use std::process::id;

@@ -159,13 +159,7 @@ impl Region {
 
     /// Any mapping from the region's start.
     pub fn map_as(&self, len: usize, prot: ProtFlags, flags: MapFlags) -> nix::Result<Mapping> {
-        let len = NonZeroUsize::new(len).ok_or(Errno::EINVAL)?;
-        // SAFETY: Without MAP_FIXED a mapping replaces nothing.
-        let base = unsafe { mmap(None, len, prot, flags, &self.0, 0) }?;
-        Ok(Mapping {
-            base: base.cast(),
-            len: len.get(),
-        })
+        Mapping::new(&self.0, len, prot, flags, 0)
     }
 
     /// The counters and sizes of fdinfo.
@@ -207,6 +201,23 @@ pub struct Mapping {
 }
 
 impl Mapping {
+    /// A mapping of any file, at an address that the kernel chooses.
+    pub fn new(
+        file: impl AsFd,
+        len: usize,
+        prot: ProtFlags,
+        flags: MapFlags,
+        offset: libc::off_t,
+    ) -> nix::Result<Self> {
+        let len = NonZeroUsize::new(len).ok_or(Errno::EINVAL)?;
+        // SAFETY: Without MAP_FIXED a mapping replaces nothing.
+        let base = unsafe { mmap(None, len, prot, flags, file, offset) }?;
+        Ok(Self {
+            base: base.cast(),
+            len: len.get(),
+        })
+    }
+
     /// Address of its first byte.
     pub fn base(&self) -> usize {
         self.base.as_ptr() as usize
@@ -239,6 +250,27 @@ impl Mapping {
     pub fn write(&self, offset: usize, byte: u8) {
         // SAFETY: As for `read`.
         unsafe { self.at(offset).write_volatile(byte) }
+    }
+
+    /// Reads bytes.
+    pub fn load(&self, range: Range<usize>) -> Vec<u8> {
+        range.map(|offset| self.read(offset)).collect()
+    }
+
+    /// Writes bytes.
+    pub fn store(&self, offset: usize, bytes: &[u8]) {
+        for (at, byte) in (offset..).zip(bytes) {
+            self.write(at, *byte);
+        }
+    }
+
+    /// Some of its pages, as a buffer of system calls.
+    pub fn iovec(&self, pages: Range<usize>) -> libc::iovec {
+        assert!(pages.end <= self.pages());
+        libc::iovec {
+            iov_base: (self.base() + pages.start * PAGE) as *mut libc::c_void,
+            iov_len: pages.len() * PAGE,
+        }
     }
 
     /// Writes the same byte to each page, to its first and its last address.

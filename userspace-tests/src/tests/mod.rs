@@ -5,7 +5,9 @@
 use crate::harness::Test;
 
 pub mod counts;
+mod debug;
 mod device;
+mod futex;
 mod mapping;
 mod module;
 pub mod names;
@@ -15,6 +17,8 @@ mod protection;
 mod read;
 pub mod reclaim;
 mod sharing;
+mod transfer;
+mod userfaultfd;
 
 /// Every test, in the order in which they run; those that reload the module
 /// come last.
@@ -28,5 +32,9 @@ pub const ALL: &[&[Test]] = &[
     counts::TESTS,
     pin::TESTS,
     reclaim::TESTS,
+    futex::TESTS,
+    transfer::TESTS,
+    debug::TESTS,
+    userfaultfd::TESTS,
     module::TESTS,
 ];

@@ -5,11 +5,8 @@
 //! In the pictures of states a dot is a pinned page and a `u` an unpinned one;
 //! in those of content an `x` is what the test wrote and a `0` a page of zeros.
 
-use std::os::fd::FromRawFd;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 
-use anyhow::Context;
 use anyhow::ensure;
 use nix::errno::Errno;
 use nix::unistd::Uid;
@@ -22,6 +19,7 @@ use crate::region::PAGE;
 use crate::region::Region;
 use crate::tests::process::in_child;
 use crate::tests::process::spawn;
+use crate::uring::Ring;
 
 tests! {
     all_pages_begin_pinned,
@@ -38,7 +36,7 @@ tests! {
     len_zero_is_the_rest,
     pinning_ioctls_need_a_mapping,
     many_ranges_are_kept_apart,
-    pages_held_for_dma_are_not_purged,
+    pages_held_for_dma_are_not_purged => "purge.dma",
     purge_all_misses_nothing_while_others_pin,
 }
 
@@ -304,38 +302,10 @@ fn many_ranges_are_kept_apart() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Has io_uring hold pages of a mapping as a fixed buffer, as a device would:
-/// until the descriptor is closed.
-fn hold(map: &Mapping, pages: std::ops::Range<usize>) -> anyhow::Result<OwnedFd> {
-    const IORING_REGISTER_BUFFERS: libc::c_uint = 0;
-    // struct io_uring_params, of which all may be 0 on entry.
-    let mut params = [0u64; 15];
-    // SAFETY: The kernel writes into `params`, which is as long as it should be.
-    let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, 4, params.as_mut_ptr()) };
-    let fd = Errno::result(fd).context("io_uring_setup")?;
-    // SAFETY: The kernel just made it for us.
-    let ring = unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) };
-    let buffer = libc::iovec {
-        iov_base: (map.base() + pages.start * PAGE) as *mut libc::c_void,
-        iov_len: pages.len() * PAGE,
-    };
-    // SAFETY: The buffer is mapped, and only held: nothing is read into it.
-    Errno::result(unsafe {
-        libc::syscall(
-            libc::SYS_io_uring_register,
-            fd,
-            IORING_REGISTER_BUFFERS,
-            &raw const buffer,
-            1,
-        )
-    })
-    .context("io_uring_register")?;
-    Ok(ring)
-}
-
 fn pages_held_for_dma_are_not_purged() -> anyhow::Result<()> {
     let (region, map) = region()?;
-    let ring = hold(&map, 4..6)?;
+    let ring = Ring::new()?;
+    ring.register(&map, 4..6)?;
     region.unpin(2..9)?;
     ensure!(region.purge_all()? == 5);
     content(&map, "xx00xx000xxx")?;
