@@ -55,7 +55,7 @@ impl Ring {
                 len,
                 RW,
                 MapFlags::MAP_SHARED | MapFlags::MAP_POPULATE,
-                offset.try_into()?,
+                offset as libc::off_t,
             )
             .context("mapping a ring")
         };

