@@ -26,7 +26,7 @@ fn main() {
     bindgen(
         KERNEL,
         "kernel.rs",
-        "KERNEL_.*|(FUSE|IORING|LOOP|UFFD|PAGE_IS|PM_SCAN)_.*|(fuse|io_uring|uffdio|pm_scan|page_region).*",
+        "KERNEL_.*|(FOPEN|FUSE|IORING|LOOP|UFFD|PAGE_IS|PM_SCAN)_.*|(fuse|io_uring|uffdio|pm_scan|page_region).*",
     );
 }
 

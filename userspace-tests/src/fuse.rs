@@ -162,7 +162,12 @@ fn serve(
                 },
                 ..Default::default()
             })),
-            kernel::FUSE_OPEN => Ok(put(&kernel::fuse_open_out::default())),
+            kernel::FUSE_OPEN => Ok(put(&kernel::fuse_open_out {
+                // Or what O_DIRECT does not manage would be read through the
+                // page cache, and nobody would know.
+                open_flags: kernel::FOPEN_DIRECT_IO,
+                ..Default::default()
+            })),
             kernel::FUSE_READ => {
                 let read: kernel::fuse_read_in = take(&mut message)?;
                 let range = range(read.offset, read.size)?;
