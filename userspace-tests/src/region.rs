@@ -6,7 +6,6 @@
 
 use std::ffi::CStr;
 use std::fs;
-use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
@@ -25,7 +24,6 @@ use nix::fcntl::OFlag;
 use nix::fcntl::open;
 use nix::sys::mman::MapFlags;
 use nix::sys::mman::ProtFlags;
-use nix::sys::mman::mmap;
 use nix::sys::mman::munmap;
 use nix::sys::stat::Mode;
 
@@ -242,7 +240,7 @@ impl Region {
         self.0.purge_all_caches().map_err(errno)
     }
 
-    /// Any mapping from this offset in bytes on, which nix cuts to 32 bits in a 32-bit program.
+    /// Any mapping from this offset in bytes on.
     pub fn map_far(
         &self,
         len: usize,
@@ -250,16 +248,8 @@ impl Region {
         flags: MapFlags,
         offset: i64,
     ) -> nix::Result<Mapping> {
-        let (prot, flags, fd) = (prot.bits(), flags.bits(), self.as_fd().as_raw_fd());
         // SAFETY: Without MAP_FIXED a mapping replaces nothing.
-        let base = unsafe { libc::mmap64(ptr::null_mut(), len, prot, flags, fd, offset) };
-        if base == libc::MAP_FAILED {
-            return Err(Errno::last());
-        }
-        Ok(Mapping {
-            base: NonNull::new(base.cast()).ok_or(Errno::EINVAL)?,
-            len,
-        })
+        unsafe { self.map_at(None, len, prot, flags, offset) }
     }
 
     /// A shared mapping of the first pages, to read and write.
@@ -274,7 +264,8 @@ impl Region {
         unsafe { self.map_at(None, len, prot, flags, 0) }
     }
 
-    /// Any mapping: all arguments of mmap(2).
+    /// Any mapping: all arguments of mmap(2), of which nix cuts the offset to 32 bits in a 32-bit
+    /// program.
     ///
     /// # Safety
     ///
@@ -285,15 +276,18 @@ impl Region {
         len: usize,
         prot: ProtFlags,
         flags: MapFlags,
-        offset: libc::off_t,
+        offset: i64,
     ) -> nix::Result<Mapping> {
-        let address = address.and_then(NonZeroUsize::new);
-        let len = NonZeroUsize::new(len).ok_or(Errno::EINVAL)?;
+        let address = ptr::without_provenance_mut(address.unwrap_or(0));
+        let (prot, flags, fd) = (prot.bits(), flags.bits(), self.as_fd().as_raw_fd());
         // SAFETY: The caller looks after what is replaced.
-        let base = unsafe { mmap(address, len, prot, flags, &self.0, offset) }?;
+        let base = unsafe { libc::mmap64(address, len, prot, flags, fd, offset) };
+        if base == libc::MAP_FAILED {
+            return Err(Errno::last());
+        }
         Ok(Mapping {
-            base: base.cast(),
-            len: len.get(),
+            base: NonNull::new(base.cast()).ok_or(Errno::EINVAL)?,
+            len,
         })
     }
 
