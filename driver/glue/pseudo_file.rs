@@ -127,9 +127,10 @@ impl<T: PseudoFileOperations> PseudoFile<T> {
 
         // SAFETY: Nobody else knows the inode yet. It stays `S_ANON_INODE`, which keeps khugepaged
         // away from its folios; `S_IFREG` is what `generic_error_remove_folio` and `fallocate`
-        // ask for; without links it is freed with its last reference.
+        // ask for; without links it is freed with its last reference. It has no name by which
+        // anybody could open it, and mincore(2) tells the truth only to who may write it.
         unsafe {
-            (*inode).i_mode |= bindings::S_IFREG as bindings::umode_t;
+            (*inode).i_mode = bindings::S_IFREG as bindings::umode_t | 0o666;
             (*inode).i_op = &INODE_OPERATIONS;
             (*inode).i_size = size;
             bindings::clear_nlink(inode);

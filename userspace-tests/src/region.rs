@@ -6,12 +6,14 @@
 
 use std::ffi::CStr;
 use std::fs;
+use std::fs::File;
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
-use std::ptr;
+use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 
 use anyhow::Context;
@@ -24,6 +26,7 @@ use nix::fcntl::OFlag;
 use nix::fcntl::open;
 use nix::sys::mman::MapFlags;
 use nix::sys::mman::ProtFlags;
+use nix::sys::mman::mmap_anonymous;
 use nix::sys::mman::munmap;
 use nix::sys::stat::Mode;
 
@@ -31,17 +34,27 @@ use nix::sys::stat::Mode;
 pub const NODE: &str = "/dev/ashmem";
 /// Bytes of a page; the guest is an x86.
 pub const PAGE: usize = 4096;
-/// Pointers to nothing of a program's, the last to memory that is the kernel's
-/// own or, in 32 bits, beyond what a program can have.
-pub const BAD_POINTERS: [usize; 3] = [
+/// Pointers to nothing of a program's.
+pub const BAD_POINTERS: [usize; 7] = [
     0,
     8,
+    usize::MAX - PAGE + 1,
+    usize::MAX,
+    // Where the kernel maps all memory; between its half and the program's, which ends there.
+    wide(0xffff_8880_0000_0000),
+    wide(0x8000_0000_0000_0000),
+    wide(0x0000_8000_0000_0000),
+];
+
+/// An address of 64 bits; where there are 32 only, one beyond what a program can have.
+const fn wide(address: u64) -> usize {
     if cfg!(target_pointer_width = "64") {
-        0xffff_8880_0000_0000_u64 as usize
+        address as usize
     } else {
         0xffff_f000
-    },
-];
+    }
+}
+
 /// Read and write.
 pub const RW: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
 
@@ -129,14 +142,6 @@ impl Region {
     /// ASHMEM_GET_FILE_ID
     pub fn file_id(&self) -> nix::Result<u64> {
         self.0.file_id().map_err(errno)
-    }
-
-    /// pread(2), whose offset has 64 bits in 32-bit programs too.
-    pub fn read_at(&self, buffer: &mut [u8], offset: i64) -> nix::Result<usize> {
-        let (to, len) = (buffer.as_mut_ptr().cast(), buffer.len());
-        // SAFETY: The kernel writes into the buffer, and not beyond it.
-        let read = unsafe { libc::pread64(self.0.as_raw_fd(), to, len, offset) };
-        Errno::result(read).map(|n| n as usize)
     }
 
     fn range(&self, request: u32, offset: u32, len: u32) -> nix::Result<i32> {
@@ -240,18 +245,6 @@ impl Region {
         self.0.purge_all_caches().map_err(errno)
     }
 
-    /// Any mapping from this offset in bytes on.
-    pub fn map_far(
-        &self,
-        len: usize,
-        prot: ProtFlags,
-        flags: MapFlags,
-        offset: i64,
-    ) -> nix::Result<Mapping> {
-        // SAFETY: Without MAP_FIXED a mapping replaces nothing.
-        unsafe { self.map_at(None, len, prot, flags, offset) }
-    }
-
     /// A shared mapping of the first pages, to read and write.
     pub fn map(&self, pages: usize) -> anyhow::Result<Mapping> {
         self.map_as(pages * PAGE, RW, MapFlags::MAP_SHARED)
@@ -260,35 +253,66 @@ impl Region {
 
     /// Any mapping from the region's start.
     pub fn map_as(&self, len: usize, prot: ProtFlags, flags: MapFlags) -> nix::Result<Mapping> {
-        // SAFETY: Without MAP_FIXED a mapping replaces nothing.
-        unsafe { self.map_at(None, len, prot, flags, 0) }
+        self.map_from(0, len, prot, flags)
     }
 
-    /// Any mapping: all arguments of mmap(2), of which nix cuts the offset to 32 bits in a 32-bit
-    /// program.
+    /// Any mapping from page `first` of the region on.
+    pub fn map_from(
+        &self,
+        first: usize,
+        len: usize,
+        prot: ProtFlags,
+        flags: MapFlags,
+    ) -> nix::Result<Mapping> {
+        self.map_far(len, prot, flags, (first * PAGE) as i64)
+    }
+
+    /// Any mapping from this offset in bytes on.
+    pub fn map_far(
+        &self,
+        len: usize,
+        prot: ProtFlags,
+        flags: MapFlags,
+        offset: i64,
+    ) -> nix::Result<Mapping> {
+        Mapping::new(&self.0, len, prot, flags, offset)
+    }
+
+    /// Any mapping: all arguments of mmap(2). The offset has 64 bits in a 32-bit program as well,
+    /// where nix cuts it.
     ///
     /// # Safety
     ///
     /// With `MAP_FIXED`, nobody may use what it replaces any more.
     pub unsafe fn map_at(
         &self,
-        address: Option<usize>,
+        address: usize,
         len: usize,
         prot: ProtFlags,
         flags: MapFlags,
         offset: i64,
     ) -> nix::Result<Mapping> {
-        let address = ptr::without_provenance_mut(address.unwrap_or(0));
-        let (prot, flags, fd) = (prot.bits(), flags.bits(), self.as_fd().as_raw_fd());
         // SAFETY: The caller looks after what is replaced.
-        let base = unsafe { libc::mmap64(address, len, prot, flags, fd, offset) };
-        if base == libc::MAP_FAILED {
-            return Err(Errno::last());
-        }
-        Ok(Mapping {
-            base: NonNull::new(base.cast()).ok_or(Errno::EINVAL)?,
-            len,
-        })
+        unsafe { Mapping::at_address(address, &self.0, len, prot, flags, offset) }
+    }
+
+    /// Maps these pages of the region, shared, at page `at` of `place` and on, which stays the
+    /// owner of the addresses. `flags` says how: `MAP_FIXED` or `MAP_FIXED_NOREPLACE`.
+    pub fn map_onto(
+        &self,
+        place: &Mapping,
+        at: usize,
+        pages: Range<usize>,
+        flags: MapFlags,
+    ) -> nix::Result<()> {
+        assert!(at + pages.len() <= place.pages());
+        let address = place.base() + at * PAGE;
+        let flags = MapFlags::MAP_SHARED | flags;
+        let offset = (pages.start * PAGE) as i64;
+        // SAFETY: What is replaced lies in `place`, of which there is no reference.
+        let map = unsafe { self.map_at(address, pages.len() * PAGE, RW, flags, offset) }?;
+        map.leak();
+        Ok(())
     }
 
     /// The counters and sizes of fdinfo.
@@ -353,6 +377,42 @@ pub struct Mapping {
 }
 
 impl Mapping {
+    /// A mapping of any file, at an address that the kernel chooses.
+    pub fn new(
+        file: impl AsFd,
+        len: usize,
+        prot: ProtFlags,
+        flags: MapFlags,
+        offset: i64,
+    ) -> nix::Result<Self> {
+        assert!(!flags.intersects(MapFlags::MAP_FIXED), "see `map_onto`");
+        // SAFETY: Without MAP_FIXED a mapping replaces nothing.
+        unsafe { Self::at_address(0, file, len, prot, flags, offset) }
+    }
+
+    /// # Safety
+    ///
+    /// With `MAP_FIXED`, nobody may use what it replaces any more.
+    unsafe fn at_address(
+        address: usize,
+        file: impl AsFd,
+        len: usize,
+        prot: ProtFlags,
+        flags: MapFlags,
+        offset: i64,
+    ) -> nix::Result<Self> {
+        let (prot, flags, fd) = (prot.bits(), flags.bits(), file.as_fd().as_raw_fd());
+        // SAFETY: The caller looks after what is replaced.
+        let base = unsafe { libc::mmap64(address as *mut _, len, prot, flags, fd, offset) };
+        if base == libc::MAP_FAILED {
+            return Err(Errno::last());
+        }
+        Ok(Self {
+            base: NonNull::new(base.cast()).ok_or(Errno::EINVAL)?,
+            len,
+        })
+    }
+
     /// Address of its first byte.
     pub fn base(&self) -> usize {
         self.base.as_ptr() as usize
@@ -385,6 +445,27 @@ impl Mapping {
     pub fn write(&self, offset: usize, byte: u8) {
         // SAFETY: As for `read`.
         unsafe { self.at(offset).write_volatile(byte) }
+    }
+
+    /// Reads bytes.
+    pub fn load(&self, range: Range<usize>) -> Vec<u8> {
+        range.map(|offset| self.read(offset)).collect()
+    }
+
+    /// Writes bytes.
+    pub fn store(&self, offset: usize, bytes: &[u8]) {
+        for (at, byte) in (offset..).zip(bytes) {
+            self.write(at, *byte);
+        }
+    }
+
+    /// Some of its pages, as a buffer of system calls.
+    pub fn iovec(&self, pages: Range<usize>) -> libc::iovec {
+        assert!(pages.end <= self.pages());
+        libc::iovec {
+            iov_base: (self.base() + pages.start * PAGE) as *mut libc::c_void,
+            iov_len: pages.len() * PAGE,
+        }
     }
 
     /// Writes the same byte to each page, to its first and its last address.
@@ -432,9 +513,135 @@ impl Mapping {
         unsafe { std::sync::atomic::AtomicU32::from_ptr(self.at(offset).cast()) }
     }
 
+    /// Addresses that nobody else uses, and nobody can read or write.
+    pub fn reserve(pages: usize) -> nix::Result<Self> {
+        let len = NonZeroUsize::new(pages * PAGE).ok_or(Errno::EINVAL)?;
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
+        // SAFETY: Without MAP_FIXED a mapping replaces nothing.
+        let base = unsafe { mmap_anonymous(None, len, ProtFlags::PROT_NONE, flags) }?;
+        Ok(Self {
+            base: base.cast(),
+            len: len.get(),
+        })
+    }
+
+    /// Takes over what mremap(2) gave.
+    ///
+    /// # Safety
+    ///
+    /// It must be a mapping of `len` bytes that nobody else unmaps.
+    pub unsafe fn from_raw(base: NonNull<libc::c_void>, len: usize) -> Self {
+        Self {
+            base: base.cast(),
+            len,
+        }
+    }
+
     /// The mapping as a pointer, for calls of nix.
     pub fn pointer(&self) -> NonNull<libc::c_void> {
         self.base.cast()
+    }
+
+    /// A page of it as a pointer, also the one behind the last.
+    pub fn page(&self, page: usize) -> NonNull<libc::c_void> {
+        assert!(page <= self.pages());
+        // SAFETY: The offset lies in the mapping, or at its end.
+        unsafe { self.base.add(page * PAGE) }.cast()
+    }
+
+    /// munmap(2) of these pages. The addresses stay this mapping's: nothing else may be mapped
+    /// there, or `drop` unmaps it.
+    pub fn unmap(&self, pages: Range<usize>) -> nix::Result<()> {
+        assert!(pages.end <= self.pages());
+        // SAFETY: They lie in this mapping; who touches them from here on dies of it.
+        unsafe { munmap(self.page(pages.start), pages.len() * PAGE) }
+    }
+
+    /// madvise(2) of these pages, with any number. What lies behind the mapping may be named too.
+    pub fn advise(&self, pages: Range<usize>, advice: libc::c_int) -> nix::Result<()> {
+        self.advise_bytes(pages.start * PAGE, pages.len() * PAGE, advice)
+    }
+
+    /// madvise(2), in bytes.
+    pub fn advise_bytes(&self, offset: usize, len: usize, advice: libc::c_int) -> nix::Result<()> {
+        assert!(offset <= self.len);
+        let at = (self.base() + offset) as *mut libc::c_void;
+        // SAFETY: There is no reference to what is mapped there, so that it may change.
+        Errno::result(unsafe { libc::madvise(at, len, advice) }).map(drop)
+    }
+
+    /// Writes a letter of its own to each page: `a` to the first one.
+    pub fn label(&self) {
+        for (page, letter) in (0..self.pages()).zip(b'a'..=b'z') {
+            self.stamp(page..page + 1, letter);
+        }
+    }
+
+    /// The letter of a page; `0` where it is all zeros, `?` for anything else.
+    pub fn letter(&self, page: usize) -> char {
+        let first = self.read(page * PAGE);
+        let last = self.read(page * PAGE + PAGE - 1);
+        if first == last && first.is_ascii_lowercase() {
+            char::from(first)
+        } else if (0..PAGE).all(|at| self.read(page * PAGE + at) == 0) {
+            '0'
+        } else {
+            '?'
+        }
+    }
+
+    /// The letter of each page.
+    pub fn labels(&self) -> String {
+        (0..self.pages()).map(|page| self.letter(page)).collect()
+    }
+
+    /// What this process's page table has for each page, as in /proc/PID/pagemap.
+    pub fn entries(&self) -> anyhow::Result<Vec<u64>> {
+        let mut raw = vec![0; self.pages() * 8];
+        File::open("/proc/self/pagemap")
+            .and_then(|file| file.read_exact_at(&mut raw, (self.base() / PAGE) as u64 * 8))
+            .context("/proc/self/pagemap")?;
+        Ok(raw
+            .chunks_exact(8)
+            .map(|entry| u64::from_le_bytes(entry.try_into().expect("eight bytes")))
+            .collect())
+    }
+
+    /// Number of the frame that each page is mapped from; 0 where it is not mapped.
+    pub fn frames(&self) -> anyhow::Result<Vec<u64>> {
+        let frame = |entry: u64| match entry >> 63 {
+            0 => 0,
+            _ => entry & ((1 << 55) - 1),
+        };
+        Ok(self.entries()?.into_iter().map(frame).collect())
+    }
+
+    /// One letter a page: `m` where the page table has it, `g` where it has a guard, `-` where it
+    /// has nothing, `?` for anything else.
+    pub fn table(&self) -> anyhow::Result<String> {
+        let letter = |entry: u64| match (entry >> 63, (entry >> 62) & 1, (entry >> 58) & 1) {
+            (1, 0, 0) => 'm',
+            (0, _, 1) => 'g',
+            (0, 0, 0) => '-',
+            _ => '?',
+        };
+        Ok(self.entries()?.into_iter().map(letter).collect())
+    }
+
+    /// The fields of its entry in /proc/self/smaps: that of the VMA in which it begins.
+    pub fn smaps(&self) -> anyhow::Result<Smaps> {
+        let start = format!("{:x}-", self.base());
+        let text = fs::read_to_string("/proc/self/smaps").context("smaps")?;
+        let mut lines = text.lines().skip_while(|line| !line.starts_with(&start));
+        ensure!(lines.next().is_some(), "{start} is not in smaps");
+        // Up to the next one's first line, the only kind without a colon after its first word.
+        let mine = lines
+            .take_while(|line| {
+                let mut words = line.split_whitespace();
+                words.next().is_some_and(|word| word.ends_with(':'))
+            })
+            .map(str::to_owned);
+        Ok(Smaps(mine.collect()))
     }
 
     /// Leaves it mapped for ever.
@@ -449,6 +656,32 @@ impl Drop for Mapping {
         if let Err(error) = unsafe { munmap(self.base.cast(), self.len) } {
             panic!("munmap: {error}");
         }
+    }
+}
+
+/// What /proc/PID/smaps tells of a mapping.
+pub struct Smaps(Vec<String>);
+
+impl Smaps {
+    fn value(&self, key: &str) -> anyhow::Result<&str> {
+        self.0
+            .iter()
+            .filter_map(|line| line.split_once(':'))
+            .find(|(found, _)| *found == key)
+            .map(|(_, value)| value.trim())
+            .with_context(|| format!("no `{key}` in smaps"))
+    }
+
+    /// A size that stands there in kB, in pages.
+    pub fn pages(&self, key: &str) -> anyhow::Result<usize> {
+        let value = self.value(key)?;
+        let kib: usize = value.strip_suffix(" kB").context("no kB")?.parse()?;
+        Ok(kib * 1024 / PAGE)
+    }
+
+    /// Whether `VmFlags` has this flag of two letters.
+    pub fn flag(&self, flag: &str) -> anyhow::Result<bool> {
+        Ok(self.value("VmFlags")?.split(' ').any(|word| word == flag))
     }
 }
 

@@ -362,7 +362,7 @@ fn android_crazy_linker() -> anyhow::Result<()> {
             let offset = (first * PAGE) as i64;
             let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED;
             // SAFETY: Nobody uses the pages that it replaces.
-            unsafe { fd.map_at(Some(at), pages * PAGE, READ, flags, offset) }
+            unsafe { fd.map_at(at, pages * PAGE, READ, flags, offset) }
         };
         let (first, rest) = (shared(0, 1)?, shared(2, 2)?);
         ensure!(first.base() == relro.as_ptr() as usize);
@@ -479,7 +479,7 @@ fn flycast_and_other_emulators() -> anyhow::Result<()> {
         let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED;
         let offset = (first * PAGE) as i64;
         // SAFETY: It replaces what was reserved for it.
-        unsafe { fd.map_at(Some(address), pages * PAGE, RW, flags, offset) }
+        unsafe { fd.map_at(address, pages * PAGE, RW, flags, offset) }
     };
     let (ram, vram) = (place(0, 0, RAM)?, place(4, RAM, VRAM)?);
     let (ram_mirror, vram_mirror) = (place(8, 0, RAM)?, place(12, RAM, VRAM)?);

@@ -460,4 +460,3 @@ fn offsets_are_not_limited_but_touches_are() -> anyhow::Result<()> {
     }
     Ok(())
 }
-

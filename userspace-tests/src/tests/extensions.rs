@@ -18,12 +18,12 @@ use nix::sys::mman::madvise;
 
 use crate::abi;
 use crate::harness::tests;
+use crate::region::BAD_POINTERS;
 use crate::region::Info;
 use crate::region::Mapping;
 use crate::region::PAGE;
 use crate::region::RW;
 use crate::region::Region;
-use crate::tests::memory::BAD;
 use crate::tests::memory::Edge;
 use crate::tests::process::spawn;
 
@@ -200,7 +200,7 @@ fn counters_need_room() -> anyhow::Result<()> {
         let request = get_counters(size);
         ensure!(region.ioctl(request, edge.before(size)) == Ok(KNOWN as i32));
         ensure!(edge.get(size)[..8] == P.to_ne_bytes(), "the size");
-        for pointer in [BAD, &[edge.before(0), edge.before(size - 1)]].concat() {
+        for pointer in [&BAD_POINTERS[..], &[edge.before(0), edge.before(size - 1)]].concat() {
             let result = region.ioctl(request, pointer);
             ensure!(result == Err(Errno::EFAULT), "{pointer:#x}: {result:?}");
         }
@@ -270,7 +270,7 @@ fn ranges_do_what_the_short_ones_do() -> anyhow::Result<()> {
     let map = region.map(8)?;
     map.stamp(0..8, 1);
     for request in requests {
-        for pointer in [BAD, &[edge.before(12), edge.before(8), edge.before(0)]].concat() {
+        for pointer in [&BAD_POINTERS[..], &[edge.before(12), edge.before(8), edge.before(0)]].concat() {
             let result = region.ioctl(request, pointer);
             ensure!(
                 result == Err(Errno::EFAULT),
@@ -476,7 +476,7 @@ fn page_status_has_the_errors_of_pin_status() -> anyhow::Result<()> {
     // Before it is looked at where to write.
     ensure!(region.page_status(0, P, 8) == Err(Errno::EINVAL));
     let _map = region.map(8)?;
-    for pointer in [BAD, &[edge.before(16), edge.before(8)]].concat() {
+    for pointer in [&BAD_POINTERS[..], &[edge.before(16), edge.before(8)]].concat() {
         let result = region.ioctl(request, pointer);
         ensure!(result == Err(Errno::EFAULT), "{pointer:#x}: {result:?}");
     }
@@ -502,7 +502,7 @@ fn page_status_has_the_errors_of_pin_status() -> anyhow::Result<()> {
     // Nothing is left at the end, and so nothing is written.
     region.page_status(8 * P, 0, good)?;
     ensure!(std::hint::black_box(status) == [0xaa; 8], "{status:?}");
-    for status in [BAD, &[edge.before(0)]].concat() {
+    for status in [&BAD_POINTERS[..], &[edge.before(0)]].concat() {
         let result = region.page_status(0, P, status);
         ensure!(result == Err(Errno::EFAULT), "{status:#x}: {result:?}");
     }

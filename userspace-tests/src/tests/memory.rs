@@ -14,22 +14,6 @@ use nix::sys::mman::mprotect;
 use crate::region::PAGE;
 use crate::region::RW;
 
-/// Pointers that no process can have memory at.
-pub const BAD: &[usize] = &[
-    0,
-    8,
-    usize::MAX - PAGE + 1,
-    usize::MAX,
-    #[cfg(target_pointer_width = "64")]
-    // Where the kernel maps all memory.
-    0xffff_8880_0000_0000,
-    #[cfg(target_pointer_width = "64")]
-    // Between the process's half and the kernel's.
-    0x0000_8000_0000_0000,
-    #[cfg(target_pointer_width = "64")]
-    0x8000_0000_0000_0000,
-];
-
 /// Addresses that nothing else will be given; for ever.
 pub fn reserve(pages: usize, prot: ProtFlags) -> anyhow::Result<NonNull<u8>> {
     let len = NonZeroUsize::new(pages * PAGE).context("no page")?;

@@ -5,16 +5,21 @@
 use crate::harness::Case;
 use crate::harness::Test;
 
-mod charge;
-mod clients;
+mod advice;
 mod c_library;
+mod charge;
 mod client;
+mod clients;
 pub mod counts;
+mod debug;
 mod device;
 mod extensions;
+mod futex;
 mod history;
+mod hwpoison;
 mod mapping;
 pub mod memory;
+mod migration;
 mod module;
 pub mod names;
 mod pin;
@@ -24,9 +29,12 @@ pub mod process;
 mod protection;
 mod read;
 pub mod reclaim;
+mod remap;
 mod seen;
 mod sharing;
 mod states;
+mod transfer;
+mod userfaultfd;
 
 /// Every test, in the order in which they run; the last table is of those that
 /// reload the module.
@@ -36,6 +44,10 @@ pub const ALL: &[&[Test]] = &[
     names::TESTS,
     protection::TESTS,
     mapping::TESTS,
+    remap::TESTS,
+    advice::TESTS,
+    migration::TESTS,
+    hwpoison::TESTS,
     sharing::TESTS,
     read::TESTS,
     seen::TESTS,
@@ -50,6 +62,10 @@ pub const ALL: &[&[Test]] = &[
     history::TESTS,
     client::TESTS,
     c_library::TESTS,
+    futex::TESTS,
+    transfer::TESTS,
+    debug::TESTS,
+    userfaultfd::TESTS,
     module::TESTS,
 ];
 
@@ -58,14 +74,23 @@ pub const ALL: &[&[Test]] = &[
 /// is one for both.
 pub const ABI: &[&[Test]] = &[
     device::TESTS,
+    states::TESTS,
     names::TESTS,
     protection::TESTS,
     mapping::TESTS,
+    remap::TESTS,
+    advice::TESTS,
     sharing::TESTS,
     read::TESTS,
+    private::TESTS,
     pin::TESTS,
     extensions::TESTS,
+    clients::TESTS,
     client::TESTS,
+    futex::TESTS,
+    transfer::TESTS,
+    debug::TESTS,
+    userfaultfd::TESTS,
 ];
 
 /// Everything that is to run: the i386 tests come after the others, and what

@@ -12,11 +12,11 @@ use nix::sys::mman::ProtFlags;
 
 use crate::abi;
 use crate::harness::tests;
+use crate::region::BAD_POINTERS;
 use crate::region::Mapping;
 use crate::region::PAGE;
 use crate::region::RW;
 use crate::region::Region;
-use crate::tests::memory::BAD;
 use crate::tests::memory::Edge;
 
 tests! {
@@ -184,7 +184,7 @@ fn pointers_are_checked_by_what_is_done_with_them() -> anyhow::Result<()> {
             Err(Errno::EFAULT) => 'F',
             Err(_) => '?',
         };
-        let mut found: String = BAD.iter().map(|pointer| ask(*pointer)).collect();
+        let mut found: String = BAD_POINTERS.into_iter().map(ask).collect();
         found.push(' ');
         for (prot, missing) in [(RW, 0), (READ, 0), (NONE, 0), (RW, 1)] {
             let edge = Edge::new()?;
@@ -193,7 +193,7 @@ fn pointers_are_checked_by_what_is_done_with_them() -> anyhow::Result<()> {
             found.push(ask(at));
         }
         // As many bad ones as there are.
-        let expected = expected.replacen("FFFF", &"F".repeat(BAD.len()), 1);
+        let expected = expected.replacen("FFFF", &"F".repeat(BAD_POINTERS.len()), 1);
         right &= found == expected;
         picture += &format!("{what:10}{found}\n  should be {expected}\n");
     }
@@ -222,8 +222,8 @@ fn bad_pointer_leaves_the_name() -> anyhow::Result<()> {
     for frozen in [false, true] {
         let _map = if frozen { Some(region.map(1)?) } else { None };
         // The pointer is looked at first, even when the answer would be no anyway.
-        for pointer in BAD {
-            let found = region.ioctl(abi::ABI_SET_NAME, *pointer);
+        for pointer in BAD_POINTERS {
+            let found = region.ioctl(abi::ABI_SET_NAME, pointer);
             ensure!(found == Err(Errno::EFAULT), "{pointer:#x}: {found:?}");
         }
         let found = region.set_name(c"new").err();

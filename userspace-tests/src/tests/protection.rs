@@ -236,42 +236,66 @@ fn duplicated(map: Span) -> anyhow::Result<Vec<Span>> {
     Ok(vec![map, map.remap(0, MRemapFlags::MREMAP_MAYMOVE, None)?])
 }
 
-/// For each mapping that a mask admits: it, what becomes of it, and the answers
-/// of mprotect(2), when the mask has stayed as it was, and when it has gone.
+/// What mprotect(2) answers to each of the eight, for a mapping made under this mask with this
+/// protection, once it went this way. `narrowed`: all is taken from the mask before.
+fn answers(
+    (mask, prot): (ProtFlags, ProtFlags),
+    flags: MapFlags,
+    narrowed: bool,
+    way: fn(Span) -> anyhow::Result<Vec<Span>>,
+) -> anyhow::Result<String> {
+    let region = masked(mask)?;
+    let map = region.map_as(2 * PAGE, prot, flags)?;
+    if narrowed {
+        region.set_mask(NONE)?;
+    }
+    let spans = way(Span::of(&map))?;
+    // What it was may be somebody else's addresses by now.
+    map.leak();
+    let mut rows = vec![];
+    for span in &spans {
+        let mut row = String::new();
+        for new in each() {
+            row.push(letter(span.protect(new))?);
+            // Whatever it is now, it can be again.
+            span.protect(prot).context("back to what it was")?;
+        }
+        rows.push(row);
+        // SAFETY: Nobody uses it any more.
+        unsafe { munmap(span.0.cast(), span.1) }?;
+    }
+    rows.dedup();
+    ensure!(rows.len() == 1, "not the same everywhere: {rows:?}");
+    Ok(rows.swap_remove(0))
+}
+
 fn mprotect_is_limited(ways: &[Way], flags: MapFlags) -> anyhow::Result<()> {
-    let expected = expected('A')?;
     for (name, way) in ways {
-        for prot in each() {
-            for narrowed in [false, true] {
-                let found = table(|mask, new| {
-                    let region = masked(mask)?;
-                    if !mask.contains(prot) {
-                        // Nothing to be mapped, and so nothing to be asked.
-                        return Ok(if mask.contains(new) { '.' } else { 'A' });
-                    }
-                    let map = region.map_as(2 * PAGE, prot, flags)?;
-                    if narrowed {
-                        region.set_mask(NONE)?;
-                    }
-                    let spans = way(Span::of(&map)).context(*name)?;
-                    let mut letters = vec![];
-                    for span in &spans {
-                        letters.push(letter(span.protect(new))?);
-                        // Whatever it is now, it can be again.
-                        ensure!(span.protect(prot).is_ok(), "{name}, {}", show(prot));
-                        // SAFETY: Nobody uses it any more.
-                        unsafe { munmap(span.0.cast(), span.1) }?;
-                    }
-                    // Its addresses may be others' by now.
-                    map.leak();
-                    letters.dedup();
-                    ensure!(letters.len() == 1, "{name}: {letters:?}");
-                    Ok(letters[0])
-                })?;
-                let what = format!("{name}, {}, {flags:?}, narrowed: {narrowed}", show(prot));
-                ensure_same(&what, &found, &expected)?;
+        let mut picture = String::new();
+        let mut right = true;
+        for mask in each() {
+            for prot in each().filter(|prot| mask.contains(*prot)) {
+                let expected: String = each()
+                    .map(|new| if mask.contains(new) { '.' } else { 'A' })
+                    .collect();
+                for narrowed in [false, true] {
+                    let found = answers((mask, prot), flags, narrowed, *way)
+                        .with_context(|| format!("{name}: {}, {}", show(mask), show(prot)))?;
+                    right &= found == expected;
+                    picture += &format!(
+                        "{} {} {}  {found}  should be {expected}\n",
+                        show(mask),
+                        show(prot),
+                        if narrowed { "---" } else { "   " },
+                    );
+                }
             }
         }
+        ensure!(
+            right,
+            "{name}, {flags:?}: mask, mapping, later mask; mprotect to ---, r--, -w-, rw-, --x, \
+             r-x, -wx, rwx\n{picture}"
+        );
     }
     Ok(())
 }

@@ -3,17 +3,17 @@
 //! One memory in several processes.
 
 use std::os::fd::AsFd;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
-use std::time::Instant;
 
 use anyhow::ensure;
-use nix::errno::Errno;
+use nix::sys::mman::MapFlags;
+use nix::sys::mman::ProtFlags;
 
 use crate::harness::tests;
-use crate::region::Mapping;
 use crate::region::PAGE;
+use crate::region::RW;
 use crate::region::Region;
+use crate::tests::process::await_go;
+use crate::tests::process::go;
 use crate::tests::process::in_child;
 use crate::tests::process::receive_fd;
 use crate::tests::process::send_fd;
@@ -21,33 +21,61 @@ use crate::tests::process::sockets;
 use crate::tests::process::spawn;
 
 tests! {
-    two_mappings_are_one_memory,
-    fork_shares_both_ways,
-    descriptor_sent_to_a_stranger_is_the_same_region,
+    two_mappings_are_one_memory => "map.shared",
+    fork_shares_both_ways => "map.fork",
+    descriptor_sent_to_a_stranger_is_the_same_region => "map.scm-rights",
     purge_reaches_every_process,
-    process_shared_futex_wakes,
 }
 
 fn two_mappings_are_one_memory() -> anyhow::Result<()> {
     let region = Region::sized(3)?;
     let (a, b) = (region.map(3)?, region.map(2)?);
-    a.stamp(0..3, 1);
-    ensure!(b.picture(1) == "xx");
-    b.stamp(1..2, 2);
-    ensure!(a.picture(2) == "?x?");
+    let tail = region.map_from(1, 2 * PAGE, RW, MapFlags::MAP_SHARED)?;
+    let read_only = region.map_as(3 * PAGE, ProtFlags::PROT_READ, MapFlags::MAP_SHARED)?;
+    a.label();
+    ensure!(b.labels() == "ab" && tail.labels() == "bc");
+    b.stamp(1..2, b'x');
+    tail.stamp(1..2, b'y');
+    for map in [&a, &read_only] {
+        ensure!(map.labels() == "axy", "{}", map.labels());
+    }
+    ensure!(tail.labels() == "xy");
+    // Not only the same content: the same frames.
+    let frames = a.frames()?;
+    ensure!(frames.iter().all(|frame| *frame != 0), "{frames:?}");
+    ensure!(b.frames()? == frames[..2] && tail.frames()? == frames[1..]);
+    ensure!(read_only.frames()? == frames);
+    ensure!(region.info()?.allocated == 3);
     Ok(())
 }
 
 fn fork_shares_both_ways() -> anyhow::Result<()> {
-    let region = Region::sized(2)?;
-    let map = region.map(2)?;
-    map.stamp(0..1, 1);
-    in_child(|| {
-        ensure!(map.picture(1) == "x0");
-        map.stamp(1..2, 1);
+    let region = Region::sized(4)?;
+    let map = region.map(4)?;
+    map.stamp(0..1, b'p');
+    let (here, there) = sockets()?;
+    let child = spawn(|| {
+        ensure!(map.labels() == "p000");
+        map.stamp(1..2, b'c');
+        go(&there)?;
+        // What the parent writes after the fork.
+        await_go(&there)?;
+        ensure!(map.labels() == "pcq0", "{}", map.labels());
+        // And so does a child of the child.
+        in_child(|| {
+            map.stamp(3..4, b'g');
+            Ok(())
+        })?;
+        ensure!(map.labels() == "pcqg");
         Ok(())
     })?;
-    ensure!(map.picture(1) == "xx");
+    await_go(&here)?;
+    ensure!(map.labels() == "pc00", "{}", map.labels());
+    map.stamp(2..3, b'q');
+    go(&here)?;
+    child.join()?;
+    ensure!(map.labels() == "pcqg");
+    ensure!(region.info()?.allocated == 4);
     Ok(())
 }
 
@@ -92,46 +120,5 @@ fn purge_reaches_every_process() -> anyhow::Result<()> {
     })?;
     ensure!(map.picture(1) == "x00x");
     ensure!(region.pin(0..4)?);
-    Ok(())
-}
-
-/// futex(2) without FUTEX_PRIVATE_FLAG.
-fn futex(map: &Mapping, offset: usize, op: libc::c_int, value: u32) -> nix::Result<libc::c_long> {
-    // SAFETY: The word is mapped and aligned.
-    Errno::result(unsafe {
-        libc::syscall(
-            libc::SYS_futex,
-            map.atomic(offset).as_ptr(),
-            op,
-            value,
-            // For ever; the harness has a limit.
-            std::ptr::null::<libc::timespec>(),
-        )
-    })
-}
-
-fn process_shared_futex_wakes() -> anyhow::Result<()> {
-    let region = Region::sized(2)?;
-    let map = region.map(2)?;
-    // Once in a page that is there, once in one that is not.
-    for offset in [0, PAGE] {
-        if offset == 0 {
-            map.atomic(offset).store(0, Ordering::SeqCst);
-        }
-        let sleeper = spawn(|| {
-            // Through a mapping of its own, at another address.
-            let twin = region.map(2)?;
-            futex(&twin, offset, libc::FUTEX_WAIT, 0)?;
-            Ok(())
-        })?;
-        // A wake that comes before the sleep wakes nobody: until one does.
-        let started = Instant::now();
-        let mut woken = 0;
-        while woken == 0 && started.elapsed() < Duration::from_secs(20) {
-            woken = futex(&map, offset, libc::FUTEX_WAKE, 1)?;
-        }
-        ensure!(woken == 1, "nobody was woken");
-        sleeper.join()?;
-    }
     Ok(())
 }

@@ -63,7 +63,7 @@ type State = (&'static str, fn() -> anyhow::Result<Stage>, &'static str);
 /// A call; gives one letter for its result.
 type Call = fn(&Region) -> nix::Result<char>;
 
-/// The calls, of which each meets a region of its own.
+/// The calls. One that changed the region in any way that can be seen is the last that meets it.
 const CALLS: &[(&str, &[Call])] = &[
     (
         "SET_NAME: a name, a bad pointer",
@@ -504,18 +504,23 @@ fn looks(region: &Region) -> anyhow::Result<String> {
 /// What the calls give, one letter each, in groups as in [`CALLS`].
 fn results(state: fn() -> anyhow::Result<Stage>) -> anyhow::Result<String> {
     let mut row = vec![];
+    let mut stage = state()?;
+    let mut before = looks(&stage.0)?;
     for (what, calls) in CALLS {
         let mut group = String::new();
         for call in *calls {
-            let stage = state()?;
-            let before = looks(&stage.0)?;
             let result = call(&stage.0);
             group.push(letter(result));
             let after = looks(&stage.0)?;
+            if before == after {
+                continue;
+            }
             ensure!(
-                result.is_ok() || before == after,
+                result.is_ok(),
                 "{what} gave {result:?}, and changed it from\n{before}to\n{after}"
             );
+            stage = state()?;
+            before = looks(&stage.0)?;
         }
         row.push(group);
     }
@@ -538,7 +543,10 @@ fn every_call_in_every_state() -> anyhow::Result<()> {
     let mut picture = heading(INDENT);
     let mut wrong = 0;
     for (name, state, expected) in STATES {
-        let found = results(*state).with_context(|| format!("a region that is {name}"))?;
+        let found = match results(*state) {
+            Ok(found) => found,
+            Err(error) => format!("{error:#}"),
+        };
         picture += &format!("{name:INDENT$}{found}\n");
         if found != *expected {
             wrong += 1;

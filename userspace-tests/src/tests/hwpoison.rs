@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Memory that has failed, as `MADV_HWPOISON` pretends. Each page costs the
+//! guest 4 KiB.
+
+use std::os::fd::AsRawFd;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+
+use anyhow::Context;
+use anyhow::bail;
+use anyhow::ensure;
+use nix::errno::Errno;
+use nix::sys::mman::MapFlags;
+use nix::sys::sendfile::sendfile;
+use nix::sys::signal::SaFlags;
+use nix::sys::signal::SigAction;
+use nix::sys::signal::SigHandler;
+use nix::sys::signal::SigSet;
+use nix::sys::signal::Signal;
+use nix::sys::signal::sigaction;
+use nix::sys::uio::pread;
+use nix::sys::wait::WaitStatus;
+use nix::unistd::pipe;
+
+use crate::harness::tests;
+use crate::region::Mapping;
+use crate::region::PAGE;
+use crate::region::RW;
+use crate::region::Region;
+use crate::tests::process::Child;
+use crate::tests::process::await_go;
+use crate::tests::process::go;
+use crate::tests::process::in_child;
+use crate::tests::process::sockets;
+use crate::tests::process::spawn;
+
+tests! {
+    failed_memory_is_sigbus_in_every_mapping => "map.hwpoison",
+    failed_memory_is_eio_by_read => "map.hwpoison",
+    purge_leaves_failed_memory => "map.hwpoison",
+    removed_failed_memory_is_a_hole => "map.hwpoison",
+    who_wants_to_know_early_is_told => "map.hwpoison",
+    failed_copy_is_not_the_regions,
+}
+
+/// Pages of each region here.
+const N: usize = 6;
+/// The one whose memory fails.
+const BAD: usize = 2;
+
+fn labelled() -> anyhow::Result<(Region, Mapping)> {
+    let region = Region::sized(N)?;
+    let map = region.map(N)?;
+    map.label();
+    Ok((region, map))
+}
+
+/// Has the memory of page `BAD` fail, in a child: the kernel kills who does so.
+fn fail(map: &Mapping) -> anyhow::Result<()> {
+    let child = spawn(|| {
+        map.advise(BAD..BAD + 1, libc::MADV_HWPOISON)?;
+        Ok(())
+    })?;
+    match child.wait()? {
+        WaitStatus::Signaled(_, Signal::SIGBUS, _) => Ok(()),
+        other => bail!("MADV_HWPOISON: {other:?}"),
+    }
+}
+
+/// Where SIGBUS is expected.
+static EXPECTED: AtomicUsize = AtomicUsize::new(0);
+/// What a child's exit code is with the signal's code added.
+const CODE: libc::c_int = 100;
+
+extern "C" fn on_sigbus(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    // SAFETY: The kernel gives it to handlers that were set with SA_SIGINFO.
+    let info = unsafe { &*info };
+    // SAFETY: SIGBUS has an address.
+    let at = unsafe { info.si_addr() } as usize;
+    let code = match at == EXPECTED.load(Ordering::SeqCst) {
+        true => CODE + info.si_code,
+        false => CODE,
+    };
+    // SAFETY: It may be called in a handler, and ends the process.
+    unsafe { libc::_exit(code) }
+}
+
+/// Touches the page's first byte in this process. What SIGBUS says of the
+/// reason is the exit code.
+fn touch(map: &Mapping, page: usize, write: bool) -> anyhow::Result<()> {
+    EXPECTED.store(map.base() + page * PAGE, Ordering::SeqCst);
+    let action = SigAction::new(
+        SigHandler::SigAction(on_sigbus),
+        SaFlags::SA_SIGINFO,
+        SigSet::empty(),
+    );
+    // SAFETY: The handler calls nothing that it may not.
+    unsafe { sigaction(Signal::SIGBUS, &action) }?;
+    if write {
+        map.write(page * PAGE, 1);
+    } else {
+        map.read(page * PAGE);
+    }
+    Ok(())
+}
+
+/// Asserts that a child that called [`touch`] was told that memory had failed
+/// which it needed.
+fn told(child: Child) -> anyhow::Result<()> {
+    let status = child.wait()?;
+    let expected = CODE + libc::BUS_MCEERR_AR;
+    ensure!(
+        matches!(status, WaitStatus::Exited(_, code) if code == expected),
+        "{status:?}, expected {expected}"
+    );
+    Ok(())
+}
+
+/// Asserts that this process cannot have the page's content: the kernel, when
+/// it reads it for this process, finds in the page table what a touch would.
+fn dead_here(map: &Mapping, page: usize) -> anyhow::Result<()> {
+    let (_out, into) = pipe()?;
+    let at = map.page(page).as_ptr();
+    // SAFETY: The kernel reads from there, or says why not.
+    let found = Errno::result(unsafe { libc::write(into.as_raw_fd(), at, 1) });
+    ensure!(found == Err(Errno::EFAULT), "page {page}: {found:?}");
+    Ok(())
+}
+
+/// Asserts that reading and writing the page is SIGBUS, here and in children,
+/// whose page tables are empty.
+fn dead(map: &Mapping, page: usize) -> anyhow::Result<()> {
+    dead_here(map, page)?;
+    for write in [false, true] {
+        told(spawn(|| touch(map, page, write))?).with_context(|| format!("write: {write}"))?;
+    }
+    Ok(())
+}
+
+/// Asserts that all pages but `BAD` are as they were.
+fn neighbours(map: &Mapping) -> anyhow::Result<()> {
+    for (page, letter) in ('a'..'g').enumerate().filter(|(page, _)| *page != BAD) {
+        ensure!(map.letter(page) == letter, "page {page}");
+    }
+    Ok(())
+}
+
+fn failed_memory_is_sigbus_in_every_mapping() -> anyhow::Result<()> {
+    let (region, map) = labelled()?;
+    let twin = region.map(N)?;
+    let untouched = region.map(N)?;
+    let private = region.map_as(N * PAGE, RW, MapFlags::MAP_PRIVATE)?;
+    let copied = region.map_as(N * PAGE, RW, MapFlags::MAP_PRIVATE)?;
+    copied.stamp(BAD..BAD + 1, b'p');
+    ensure!(twin.labels() == "abcdef" && private.labels() == "abcdef");
+    let (here, there) = sockets()?;
+    let child = spawn(|| {
+        let own = region.map(N)?;
+        ensure!(own.labels() == "abcdef");
+        go(&there)?;
+        await_go(&there)?;
+        dead(&own, BAD)?;
+        neighbours(&own)?;
+        // It was in its page table when it failed.
+        touch(&own, BAD, false)
+    })?;
+    await_go(&here)?;
+    fail(&map)?;
+    go(&here)?;
+    told(child).context("in another process")?;
+
+    let fresh = region.map(N)?;
+    for (what, map) in [
+        ("the one through which it failed", &map),
+        ("another one", &twin),
+        ("one that had not touched it", &untouched),
+        ("a private one without a copy", &private),
+        ("a fresh one", &fresh),
+    ] {
+        dead(map, BAD).context(what)?;
+        neighbours(map).context(what)?;
+    }
+    ensure!(copied.letter(BAD) == 'p', "a copy is other memory");
+    neighbours(&copied)?;
+    let info = region.info()?;
+    ensure!((info.resident, info.allocated) == (N as u64, N as u64));
+    Ok(())
+}
+
+fn failed_memory_is_eio_by_read() -> anyhow::Result<()> {
+    let (region, map) = labelled()?;
+    fail(&map)?;
+    let mut buffer = [0; 3 * PAGE];
+    let mut read = |from: usize, len: usize| {
+        let found = pread(&region, &mut buffer[..len], from as libc::off_t);
+        (found, buffer[0])
+    };
+    ensure!(read(BAD * PAGE, 16).0 == Err(Errno::EIO));
+    ensure!(read(BAD * PAGE + PAGE - 1, 2).0 == Err(Errno::EIO));
+    // Up to it, and behind it.
+    ensure!(read(BAD * PAGE - 1, 16) == (Ok(1), b'b'));
+    ensure!(read(BAD * PAGE - PAGE, 3 * PAGE) == (Ok(PAGE), b'b'));
+    ensure!(read((BAD + 1) * PAGE, 16) == (Ok(16), b'd'));
+    let (out, into) = pipe()?;
+    let mut offset = (BAD * PAGE) as libc::off_t;
+    let found = sendfile(&into, &region, Some(&mut offset), PAGE);
+    ensure!(found == Err(Errno::EIO), "sendfile: {found:?}");
+    drop(out);
+    // It is data still, not a hole.
+    let found = nix::unistd::lseek(&region, offset, nix::unistd::Whence::SeekData);
+    ensure!(found == Ok(offset), "{found:?}");
+    Ok(())
+}
+
+fn purge_leaves_failed_memory() -> anyhow::Result<()> {
+    let (region, map) = labelled()?;
+    fail(&map)?;
+    region.unpin(0..N)?;
+    ensure!(region.purge_all()? == N - 1);
+    let info = region.info()?;
+    ensure!(
+        (info.resident, info.purged, info.unpinned) == (1, N as u64 - 1, N as u64),
+        "{info:?}"
+    );
+    let fresh = region.map(N)?;
+    dead(&map, BAD)?;
+    dead(&fresh, BAD)?;
+    ensure!(
+        (0..N)
+            .filter(|page| *page != BAD)
+            .all(|page| fresh.letter(page) == '0')
+    );
+    let mut byte = [0];
+    let found = pread(&region, &mut byte, (BAD * PAGE) as libc::off_t);
+    ensure!(found == Err(Errno::EIO));
+    // It was not purged, and nobody says so.
+    ensure!(region.purge_all()? == 0);
+    ensure!(!region.pin(BAD..BAD + 1)?);
+    ensure!(region.pin(0..N)?);
+    Ok(())
+}
+
+fn removed_failed_memory_is_a_hole() -> anyhow::Result<()> {
+    let (region, map) = labelled()?;
+    let twin = region.map(N)?;
+    fail(&map)?;
+    twin.advise(BAD..BAD + 1, libc::MADV_REMOVE)?;
+    ensure!(region.info()?.resident == N as u64 - 1);
+    let mut byte = [1];
+    ensure!(pread(&region, &mut byte, (BAD * PAGE) as libc::off_t)? == 1 && byte == [0]);
+    // Memory that is sound, for those that come anew.
+    let fresh = region.map(N)?;
+    ensure!(fresh.letter(BAD) == '0');
+    fresh.stamp(BAD..BAD + 1, b'z');
+    // Who had it mapped when it failed is told until he lets go of it.
+    dead_here(&map, BAD)?;
+    map.advise(BAD..BAD + 1, libc::MADV_DONTNEED)?;
+    ensure!(map.labels() == "abzdef" && twin.labels() == "abzdef");
+    ensure!(region.info()?.allocated == N as u64 + 1);
+    region.unpin(0..N)?;
+    ensure!(region.purge_all()? == N);
+    ensure!(map.labels() == "000000");
+    Ok(())
+}
+
+fn who_wants_to_know_early_is_told() -> anyhow::Result<()> {
+    let (region, map) = labelled()?;
+    let (here, there) = sockets()?;
+    let early = spawn(|| {
+        // SAFETY: It changes what this process is told.
+        Errno::result(unsafe {
+            libc::prctl(
+                libc::PR_MCE_KILL,
+                libc::PR_MCE_KILL_SET as libc::c_ulong,
+                libc::PR_MCE_KILL_EARLY as libc::c_ulong,
+                0 as libc::c_ulong,
+                0 as libc::c_ulong,
+            )
+        })
+        .context("PR_MCE_KILL")?;
+        let own = region.map(N)?;
+        ensure!(own.labels() == "abcdef");
+        let mut signals = SigSet::empty();
+        signals.add(Signal::SIGBUS);
+        signals.thread_block()?;
+        go(&there)?;
+        let patience = libc::timespec {
+            tv_sec: 20,
+            tv_nsec: 0,
+        };
+        // SAFETY: All bytes zero is a siginfo_t.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        // SAFETY: All three live long enough.
+        let signal =
+            unsafe { libc::sigtimedwait(signals.as_ref(), &raw mut info, &raw const patience) };
+        ensure!(Errno::result(signal)? == libc::SIGBUS);
+        ensure!(info.si_code == libc::BUS_MCEERR_AO, "{}", info.si_code);
+        // SAFETY: SIGBUS has an address.
+        let at = unsafe { info.si_addr() } as usize;
+        // The mapping that fork gave covers the page too, touched or not.
+        ensure!(
+            [own.base(), map.base()].contains(&(at - BAD * PAGE)),
+            "{at:#x} is not page {BAD}"
+        );
+        neighbours(&own)
+    })?;
+    // By default one is told when one touches it, and not before.
+    let late = spawn(|| {
+        let own = region.map(N)?;
+        ensure!(own.labels() == "abcdef");
+        go(&there)?;
+        await_go(&there)?;
+        neighbours(&own)?;
+        touch(&own, BAD, true)
+    })?;
+    await_go(&here)?;
+    await_go(&here)?;
+    fail(&map)?;
+    early.join().context("early")?;
+    go(&here)?;
+    told(late).context("late")
+}
+
+fn failed_copy_is_not_the_regions() -> anyhow::Result<()> {
+    let (region, map) = labelled()?;
+    in_child(|| {
+        let private = region.map_as(N * PAGE, RW, MapFlags::MAP_PRIVATE)?;
+        private.stamp(BAD..BAD + 1, b'p');
+        fail(&private)?;
+        dead(&private, BAD)?;
+        neighbours(&private)
+    })?;
+    let private = region.map_as(N * PAGE, RW, MapFlags::MAP_PRIVATE)?;
+    ensure!(private.labels() == "abcdef" && map.labels() == "abcdef");
+    ensure!(region.purge_all()? == 0);
+    let info = region.info()?;
+    ensure!((info.resident, info.allocated) == (N as u64, N as u64));
+    let mut byte = [0];
+    ensure!(pread(&region, &mut byte, (BAD * PAGE) as libc::off_t)? == 1 && byte == *b"c");
+    Ok(())
+}
