@@ -270,7 +270,12 @@ fn ranges_do_what_the_short_ones_do() -> anyhow::Result<()> {
     let map = region.map(8)?;
     map.stamp(0..8, 1);
     for request in requests {
-        for pointer in [&BAD_POINTERS[..], &[edge.before(12), edge.before(8), edge.before(0)]].concat() {
+        for pointer in [
+            &BAD_POINTERS[..],
+            &[edge.before(12), edge.before(8), edge.before(0)],
+        ]
+        .concat()
+        {
             let result = region.ioctl(request, pointer);
             ensure!(
                 result == Err(Errno::EFAULT),
