@@ -95,8 +95,8 @@ struct Common {
     /// What runs the guest's instructions.
     #[arg(long, value_enum, default_value_t)]
     accel: Choice,
-    /// How long a machine may run. Usually 300, for a kernel named `debug`
-    /// 900, for a shell 12 hours.
+    /// How long a machine may run. Usually 600, for a kernel named `debug`
+    /// 2400, for a shell 12 hours.
     #[arg(long, value_name = "SECONDS")]
     limit: Option<u64>,
 }
@@ -107,7 +107,7 @@ impl Common {
     }
 
     fn limit_for(&self, kernel: &Kernel) -> Duration {
-        self.limit(if kernel.name == "debug" { 900 } else { 300 })
+        self.limit(if kernel.name == "debug" { 2400 } else { 600 })
     }
 }
 
