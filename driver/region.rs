@@ -427,11 +427,10 @@ impl Region {
 
     /// The last descriptor was closed: nobody can pin any more, so everything is pinned.
     pub(crate) fn close(&self) {
-        let size = self.size();
-        if let Some(size) = page_align(size) {
-            // The whole region never has to be split, so that this needs no memory.
-            let _ = self.pin(PageRange::whole(size >> PAGE_SHIFT));
-        }
+        // No range is split, so that this needs no memory. Were one left, its entry in the LRU would
+        // hold our file, and that us.
+        let pinned = self.pin(PageRange::everything());
+        debug_assert!(pinned.is_ok());
         // Dropped behind the locks.
         let listed = self.pins.lock().ranges_mut().file.take();
         let mapped = self.config.lock().file.take();

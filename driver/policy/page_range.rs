@@ -6,7 +6,8 @@
 ///
 /// # Invariants
 ///
-/// `start <= end`, and `end` is at most the region's size in pages, rounded up.
+/// `start <= end`, and `end` is at most the region's size in pages, rounded up, or there is no end:
+/// see [`Self::everything`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PageRange {
     start: usize,
@@ -45,6 +46,16 @@ impl PageRange {
             start: usize::try_from(offset >> shift).ok()?,
             end: usize::try_from(end >> shift).ok()?,
         })
+    }
+
+    /// All pages, however many a region has.
+    pub(crate) fn everything() -> Self {
+        Self::whole(usize::MAX)
+    }
+
+    /// Whether these are all pages from the first one on.
+    pub(crate) fn has_no_end(&self) -> bool {
+        self.end == usize::MAX
     }
 
     /// All pages of a region of `pages` pages.

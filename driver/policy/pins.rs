@@ -313,7 +313,8 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
     ///   4. pages inside range     [==]=====[==]  split in two: takes the spare node
     /// ```
     ///
-    /// Nothing is changed before all memory is there, so that nothing is lost if there is none.
+    /// Nothing is changed before all memory is there, so that nothing is lost if there is none. To
+    /// pin everything takes none.
     pub(crate) fn pin(
         &mut self,
         rest: &mut PageRange,
@@ -331,10 +332,11 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
             let cut = rest.clamp(old.start, old.last + 1);
             let head = old.start < cut.start();
             let tail = old.last >= cut.end();
-            // A split at once; or one later, if others change the rest between two steps.
+            // A split at once; or one later, if others change the rest between two steps: a range
+            // may end behind it then, unless that has no end.
             let more = || {
-                self.overlapping(rest.clamp(old.last + 1, usize::MAX))
-                    .is_some()
+                let later = rest.clamp(old.last + 1, usize::MAX);
+                !rest.has_no_end() && self.overlapping(later).is_some()
             };
             if spare.is_none() && (head && tail || !tail && more()) {
                 return Progress::NeedSpare;

@@ -492,6 +492,24 @@ fn thousands_of_ranges_take_several_steps() {
 }
 
 #[test]
+fn everything_is_pinned_without_a_spare() {
+    let mut pins = Pins::new(RangeMap::default(), BlockMap::default());
+    for page in (0..PAGES).step_by(2) {
+        unpin(&mut pins, pages(page, page + 1), page as u64, &mut 1);
+    }
+    let mut rest = PageRange::everything();
+    loop {
+        match pins.pin(&mut rest, &mut false, &mut None) {
+            Progress::More => {}
+            Progress::Done => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(pins.unpinned(), 0);
+    assert!(pins.is_pinned(pages(0, PAGES)));
+}
+
+#[test]
 fn blocks_exist_while_they_say_something() {
     let mut pins = Pins::new(RangeMap::default(), BlockMap::default());
     assert!(!pins.arriving(7, &mut None), "without a block");
