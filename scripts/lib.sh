@@ -31,7 +31,7 @@ hash_of() {
 
 # hash_of_tree PATH...: a key of everything below these paths of the work tree.
 hash_of_tree() {
-    (cd "$TREE" && find "$@" -type f ! -name '*.o' ! -name '*.cmd' ! -name '*.mod*' \
+    (cd "$TREE" && find "$@" -type f ! -name '*.md' ! -name '*.4' ! -name '*.o' ! -name '*.cmd' ! -name '*.mod*' \
         ! -name '*.ko' ! -name '*_generated.rs' -print0 | LC_ALL=C sort -z | xargs -0r sha256sum) |
         sha256sum | cut -c1-12
 }

@@ -9,12 +9,16 @@
 //! - [`report`]: TAP and the verdict, on a channel of its own
 //! - [`closing`]: the checks after the tests, with [`kmsg`] and [`kmemleak`]
 //! - [`region`]: the device, as tests and demonstration use it
+//! - [`fuse`], [`uring`]: what lets the kernel itself read and write pages, as
+//!   tests use it, with the structures of [`kernel`]
 //! - [`tests`], [`demo`], [`shell`], [`selftest`]: the modes
 
 mod closing;
 mod demo;
+mod fuse;
 mod harness;
 mod init;
+mod kernel;
 mod kmemleak;
 mod kmsg;
 mod region;
@@ -24,6 +28,7 @@ mod shell;
 // A test that is in no table would never run: the compiler refuses it.
 #[deny(dead_code)]
 mod tests;
+mod uring;
 
 use std::os::fd::RawFd;
 use std::process::ExitCode;

@@ -275,9 +275,7 @@ impl Region {
         flags: MapFlags,
         offset: i64,
     ) -> nix::Result<Mapping> {
-        assert!(!flags.intersects(MapFlags::MAP_FIXED), "see `map_onto`");
-        // SAFETY: Without MAP_FIXED a mapping replaces nothing.
-        unsafe { self.map_at(0, len, prot, flags, offset) }
+        Mapping::new(&self.0, len, prot, flags, offset)
     }
 
     /// Any mapping: all arguments of mmap(2). The offset has 64 bits in a 32-bit program as well,
@@ -294,16 +292,8 @@ impl Region {
         flags: MapFlags,
         offset: i64,
     ) -> nix::Result<Mapping> {
-        let (prot, flags, fd) = (prot.bits(), flags.bits(), self.as_fd().as_raw_fd());
         // SAFETY: The caller looks after what is replaced.
-        let base = unsafe { libc::mmap64(address as *mut _, len, prot, flags, fd, offset) };
-        if base == libc::MAP_FAILED {
-            return Err(Errno::last());
-        }
-        Ok(Mapping {
-            base: NonNull::new(base.cast()).ok_or(Errno::EINVAL)?,
-            len,
-        })
+        unsafe { Mapping::at_address(address, &self.0, len, prot, flags, offset) }
     }
 
     /// Maps these pages of the region, shared, at page `at` of `place` and on, which stays the
@@ -387,6 +377,42 @@ pub struct Mapping {
 }
 
 impl Mapping {
+    /// A mapping of any file, at an address that the kernel chooses.
+    pub fn new(
+        file: impl AsFd,
+        len: usize,
+        prot: ProtFlags,
+        flags: MapFlags,
+        offset: i64,
+    ) -> nix::Result<Self> {
+        assert!(!flags.intersects(MapFlags::MAP_FIXED), "see `map_onto`");
+        // SAFETY: Without MAP_FIXED a mapping replaces nothing.
+        unsafe { Self::at_address(0, file, len, prot, flags, offset) }
+    }
+
+    /// # Safety
+    ///
+    /// With `MAP_FIXED`, nobody may use what it replaces any more.
+    unsafe fn at_address(
+        address: usize,
+        file: impl AsFd,
+        len: usize,
+        prot: ProtFlags,
+        flags: MapFlags,
+        offset: i64,
+    ) -> nix::Result<Self> {
+        let (prot, flags, fd) = (prot.bits(), flags.bits(), file.as_fd().as_raw_fd());
+        // SAFETY: The caller looks after what is replaced.
+        let base = unsafe { libc::mmap64(address as *mut _, len, prot, flags, fd, offset) };
+        if base == libc::MAP_FAILED {
+            return Err(Errno::last());
+        }
+        Ok(Self {
+            base: NonNull::new(base.cast()).ok_or(Errno::EINVAL)?,
+            len,
+        })
+    }
+
     /// Address of its first byte.
     pub fn base(&self) -> usize {
         self.base.as_ptr() as usize
@@ -419,6 +445,27 @@ impl Mapping {
     pub fn write(&self, offset: usize, byte: u8) {
         // SAFETY: As for `read`.
         unsafe { self.at(offset).write_volatile(byte) }
+    }
+
+    /// Reads bytes.
+    pub fn load(&self, range: Range<usize>) -> Vec<u8> {
+        range.map(|offset| self.read(offset)).collect()
+    }
+
+    /// Writes bytes.
+    pub fn store(&self, offset: usize, bytes: &[u8]) {
+        for (at, byte) in (offset..).zip(bytes) {
+            self.write(at, *byte);
+        }
+    }
+
+    /// Some of its pages, as a buffer of system calls.
+    pub fn iovec(&self, pages: Range<usize>) -> libc::iovec {
+        assert!(pages.end <= self.pages());
+        libc::iovec {
+            iov_base: (self.base() + pages.start * PAGE) as *mut libc::c_void,
+            iov_len: pages.len() * PAGE,
+        }
     }
 
     /// Writes the same byte to each page, to its first and its last address.

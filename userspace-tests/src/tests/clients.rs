@@ -31,7 +31,6 @@ use nix::sys::mman::ProtFlags;
 use nix::sys::mman::madvise;
 use nix::sys::mman::mmap_anonymous;
 use nix::sys::mman::mprotect;
-use nix::sys::mman::munmap;
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::sys::stat::SFlag;
@@ -46,6 +45,7 @@ use crate::region::NODE;
 use crate::region::PAGE;
 use crate::region::RW;
 use crate::region::Region;
+use crate::tests::memory::Edge;
 use crate::tests::process::dies_of;
 use crate::tests::process::receive_fd;
 use crate::tests::process::send_fd;
@@ -106,24 +106,6 @@ fn map(fd: &Region, len: usize, prot: ProtFlags) -> nix::Result<Mapping> {
     fd.map_as(len, prot, MapFlags::MAP_SHARED)
 }
 
-/// A C string whose NUL is the last byte before memory that is not mapped.
-fn at_the_end_of_a_page(text: &CStr) -> anyhow::Result<usize> {
-    // SAFETY: Without MAP_FIXED a mapping replaces nothing.
-    let pages = unsafe { mmap_anonymous(None, (2 * PAGE).try_into()?, RW, MapFlags::MAP_PRIVATE) }?;
-    let base = pages.as_ptr() as usize;
-    let behind = NonNull::new((base + PAGE) as *mut libc::c_void).context("no address")?;
-    // SAFETY: Nobody knows these pages yet.
-    unsafe { munmap(behind, PAGE) }?;
-    let text = text.to_bytes_with_nul();
-    let start = base + PAGE - text.len();
-    for (at, byte) in text.iter().enumerate() {
-        let place = (start + at) as *mut u8;
-        // SAFETY: It lies in the first page, which is ours.
-        unsafe { place.write(*byte) };
-    }
-    Ok(start)
-}
-
 /// A file of /dev that is there as long as this.
 struct Node(PathBuf);
 
@@ -156,7 +138,8 @@ fn libcutils_finds_the_node_and_tells_its_descriptors() -> anyhow::Result<()> {
         };
 
         let fd = Region::from_fd(fd);
-        let name = at_the_end_of_a_page(c"dalvik-jit-code-cache")?;
+        // Short, at the end of what is mapped.
+        let name = Edge::new()?.put(b"dalvik-jit-code-cache\0");
         ensure!(fd.ioctl(abi::ABI_SET_NAME, name) == Ok(0));
         ensure!(fd.ioctl(abi::ABI_SET_SIZE, 5 * PAGE - 3) == Ok(0));
 
@@ -613,8 +596,7 @@ fn memory_heap_and_its_parts() -> anyhow::Result<()> {
             // What lies behind the heap is nobody's.
             let flags = MapFlags::MAP_SHARED;
             let offset = (HEAP - PAGE) as i64;
-            // SAFETY: Without MAP_FIXED a mapping replaces nothing.
-            let end = unsafe { fd.map_at(0, 2 * PAGE, READ, flags, offset) }?;
+            let end = fd.map_far(2 * PAGE, READ, flags, offset)?;
             end.read(0);
             dies_of(Signal::SIGBUS, || {
                 end.read(PAGE);

@@ -18,11 +18,11 @@ use crate::harness::tests;
 use crate::region::Mapping;
 use crate::region::PAGE;
 use crate::region::Region;
-use crate::tests::pin::hold;
 use crate::tests::process::await_go;
 use crate::tests::process::go;
 use crate::tests::process::sockets;
 use crate::tests::process::spawn;
+use crate::uring::Ring;
 
 tests! {
     page_moves_for_everybody_with_its_content => "map.migration",
@@ -160,7 +160,8 @@ fn locked_page_moves_and_stays_locked() -> anyhow::Result<()> {
 
 fn held_page_does_not_move() -> anyhow::Result<()> {
     let (region, map) = labelled()?;
-    let ring = hold(&map, 2..3)?;
+    let ring = Ring::new()?;
+    ring.register(&map, 2..3)?;
     drain()?;
     let (before, info) = (map.frames()?, region.info()?);
     ensure!(soft_offline(&map, 2) == Err(Errno::EBUSY));

@@ -11,8 +11,10 @@ mod charge;
 mod client;
 mod clients;
 pub mod counts;
+mod debug;
 mod device;
 mod extensions;
+mod futex;
 mod history;
 mod hwpoison;
 mod mapping;
@@ -20,7 +22,7 @@ pub mod memory;
 mod migration;
 mod module;
 pub mod names;
-pub mod pin;
+mod pin;
 pub mod pin_model;
 mod private;
 pub mod process;
@@ -31,6 +33,8 @@ mod remap;
 mod seen;
 mod sharing;
 mod states;
+mod transfer;
+mod userfaultfd;
 
 /// Every test, in the order in which they run; the last table is of those that
 /// reload the module.
@@ -58,6 +62,10 @@ pub const ALL: &[&[Test]] = &[
     history::TESTS,
     client::TESTS,
     c_library::TESTS,
+    futex::TESTS,
+    transfer::TESTS,
+    debug::TESTS,
+    userfaultfd::TESTS,
     module::TESTS,
 ];
 
@@ -79,6 +87,10 @@ pub const ABI: &[&[Test]] = &[
     extensions::TESTS,
     clients::TESTS,
     client::TESTS,
+    futex::TESTS,
+    transfer::TESTS,
+    debug::TESTS,
+    userfaultfd::TESTS,
 ];
 
 /// Everything that is to run: the i386 tests come after the others, and what

@@ -8,8 +8,6 @@
 use std::fs;
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::os::fd::FromRawFd;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
@@ -44,6 +42,7 @@ use crate::tests::process::receive_fd;
 use crate::tests::process::send_fd;
 use crate::tests::process::sockets;
 use crate::tests::process::spawn;
+use crate::uring::Ring;
 
 tests! {
     all_pages_begin_pinned => "pin.begin",
@@ -793,38 +792,10 @@ fn many_ranges_are_kept_apart() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Has io_uring hold pages of a mapping as a fixed buffer, as a device would:
-/// until the descriptor is closed.
-pub fn hold(map: &Mapping, pages: std::ops::Range<usize>) -> anyhow::Result<OwnedFd> {
-    const IORING_REGISTER_BUFFERS: libc::c_uint = 0;
-    // struct io_uring_params, of which all may be 0 on entry.
-    let mut params = [0u64; 15];
-    // SAFETY: The kernel writes into `params`, which is as long as it should be.
-    let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, 4, params.as_mut_ptr()) };
-    let fd = Errno::result(fd).context("io_uring_setup")?;
-    // SAFETY: The kernel just made it for us.
-    let ring = unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) };
-    let buffer = libc::iovec {
-        iov_base: (map.base() + pages.start * PAGE) as *mut libc::c_void,
-        iov_len: pages.len() * PAGE,
-    };
-    // SAFETY: The buffer is mapped, and only held: nothing is read into it.
-    Errno::result(unsafe {
-        libc::syscall(
-            libc::SYS_io_uring_register,
-            fd,
-            IORING_REGISTER_BUFFERS,
-            &raw const buffer,
-            1,
-        )
-    })
-    .context("io_uring_register")?;
-    Ok(ring)
-}
-
 fn pages_held_for_dma_are_not_purged() -> anyhow::Result<()> {
     let (region, map) = region()?;
-    let ring = hold(&map, 4..6)?;
+    let ring = Ring::new()?;
+    ring.register(&map, 4..6)?;
     region.unpin(2..9)?;
     ensure!(region.purge_all()? == 5);
     content(&map, "xx00xx000xxx")?;

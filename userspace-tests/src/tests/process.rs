@@ -10,6 +10,9 @@ use std::os::fd::BorrowedFd;
 use std::os::fd::FromRawFd;
 use std::os::fd::OwnedFd;
 use std::process;
+use std::thread::sleep;
+use std::time::Duration;
+use std::time::Instant;
 
 use anyhow::Context;
 use anyhow::bail;
@@ -57,6 +60,11 @@ pub fn spawn(body: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<Child>
 }
 
 impl Child {
+    /// Its number.
+    pub fn pid(&self) -> Pid {
+        self.0
+    }
+
     /// Waits for its end.
     pub fn wait(self) -> anyhow::Result<WaitStatus> {
         waitpid(self.0, None).context("waitpid")
@@ -69,6 +77,16 @@ impl Child {
             other => bail!("the child failed: {other:?}"),
         }
     }
+}
+
+/// Waits until `done` says so, for 20 seconds at most.
+pub fn until(what: &str, mut done: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
+    let started = Instant::now();
+    while !done()? {
+        ensure!(started.elapsed() < Duration::from_secs(20), "never: {what}");
+        sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 /// Runs `body` in a child and waits for it.

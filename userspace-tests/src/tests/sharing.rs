@@ -3,17 +3,12 @@
 //! One memory in several processes.
 
 use std::os::fd::AsFd;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
-use std::time::Instant;
 
 use anyhow::ensure;
-use nix::errno::Errno;
 use nix::sys::mman::MapFlags;
 use nix::sys::mman::ProtFlags;
 
 use crate::harness::tests;
-use crate::region::Mapping;
 use crate::region::PAGE;
 use crate::region::RW;
 use crate::region::Region;
@@ -30,7 +25,6 @@ tests! {
     fork_shares_both_ways => "map.fork",
     descriptor_sent_to_a_stranger_is_the_same_region => "map.scm-rights",
     purge_reaches_every_process,
-    process_shared_futex_wakes,
 }
 
 fn two_mappings_are_one_memory() -> anyhow::Result<()> {
@@ -126,46 +120,5 @@ fn purge_reaches_every_process() -> anyhow::Result<()> {
     })?;
     ensure!(map.picture(1) == "x00x");
     ensure!(region.pin(0..4)?);
-    Ok(())
-}
-
-/// futex(2) without FUTEX_PRIVATE_FLAG.
-fn futex(map: &Mapping, offset: usize, op: libc::c_int, value: u32) -> nix::Result<libc::c_long> {
-    // SAFETY: The word is mapped and aligned.
-    Errno::result(unsafe {
-        libc::syscall(
-            libc::SYS_futex,
-            map.atomic(offset).as_ptr(),
-            op,
-            value,
-            // For ever; the harness has a limit.
-            std::ptr::null::<libc::timespec>(),
-        )
-    })
-}
-
-fn process_shared_futex_wakes() -> anyhow::Result<()> {
-    let region = Region::sized(2)?;
-    let map = region.map(2)?;
-    // Once in a page that is there, once in one that is not.
-    for offset in [0, PAGE] {
-        if offset == 0 {
-            map.atomic(offset).store(0, Ordering::SeqCst);
-        }
-        let sleeper = spawn(|| {
-            // Through a mapping of its own, at another address.
-            let twin = region.map(2)?;
-            futex(&twin, offset, libc::FUTEX_WAIT, 0)?;
-            Ok(())
-        })?;
-        // A wake that comes before the sleep wakes nobody: until one does.
-        let started = Instant::now();
-        let mut woken = 0;
-        while woken == 0 && started.elapsed() < Duration::from_secs(20) {
-            woken = futex(&map, offset, libc::FUTEX_WAKE, 1)?;
-        }
-        ensure!(woken == 1, "nobody was woken");
-        sleeper.join()?;
-    }
     Ok(())
 }
