@@ -50,7 +50,7 @@ const KNOWN: usize = size_of::<abi::ashmem_counters>();
 /// GET_COUNTERS as a program knows it whose structure is of this size.
 fn get_counters(size: usize) -> u32 {
     const SIZE: u32 = 0x3fff << 16;
-    abi::ABI_GET_COUNTERS & !SIZE | (size as u32) << 16
+    (abi::ABI_GET_COUNTERS & !SIZE) | ((size as u32) << 16)
 }
 
 /// A region of which only the first page is mapped, and nothing is reserved.
@@ -270,7 +270,12 @@ fn ranges_do_what_the_short_ones_do() -> anyhow::Result<()> {
     let map = region.map(8)?;
     map.stamp(0..8, 1);
     for request in requests {
-        for pointer in [&BAD_POINTERS[..], &[edge.before(12), edge.before(8), edge.before(0)]].concat() {
+        for pointer in [
+            &BAD_POINTERS[..],
+            &[edge.before(12), edge.before(8), edge.before(0)],
+        ]
+        .concat()
+        {
             let result = region.ioctl(request, pointer);
             ensure!(
                 result == Err(Errno::EFAULT),
@@ -350,7 +355,7 @@ fn ranges_reach_behind_4_gib() -> anyhow::Result<()> {
     for (page, status) in (0..).zip(all) {
         // What was written to after it was purged is still there.
         let resident = (BORDER - 4..BORDER - 1).contains(&page);
-        let expected = abi::ASHMEM_PAGE_PURGED | u32::from(resident) * abi::ASHMEM_PAGE_RESIDENT;
+        let expected = abi::ASHMEM_PAGE_PURGED | (u32::from(resident) * abi::ASHMEM_PAGE_RESIDENT);
         ensure!(u32::from(status) == expected, "page {page}: {status:#x}");
     }
     ensure!(first.read(0) == 0);
@@ -402,7 +407,7 @@ fn page_status_tells_of_each_page() -> anyhow::Result<()> {
     let expected: Vec<u8> = state
         .iter()
         .zip(&resident)
-        .map(|(state, resident)| (state | u32::from(*resident) * abi::ASHMEM_PAGE_RESIDENT) as u8)
+        .map(|(state, resident)| (state | (u32::from(*resident) * abi::ASHMEM_PAGE_RESIDENT)) as u8)
         .collect();
     for kind in [0x00, 0x01, 0x02, 0x10, 0x11, 0x12] {
         ensure!(expected.contains(&kind), "no page is {kind:#x}");

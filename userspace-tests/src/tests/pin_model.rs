@@ -790,7 +790,11 @@ fn random_steps_do_what_the_model_does() -> anyhow::Result<()> {
     if let Some(seed) = SEED.get() {
         return run(*seed);
     }
-    for seed in if is_debug_kernel() { SEEDS_DEBUG } else { SEEDS } {
+    for seed in if is_debug_kernel() {
+        SEEDS_DEBUG
+    } else {
+        SEEDS
+    } {
         run(seed)?;
     }
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
