@@ -35,6 +35,7 @@ use nix::unistd::pipe2;
 use nix::unistd::write;
 
 use crate::abi;
+use crate::harness::is_debug_kernel;
 use crate::harness::tests;
 use crate::harness::time_limit;
 use crate::region::Info;
@@ -54,6 +55,8 @@ pub static SEED: OnceLock<u64> = OnceLock::new();
 
 /// The runs that are made each time; one more has a seed of its own.
 const SEEDS: Range<u64> = 0..7;
+/// As many are enough where each takes ten times as long.
+const SEEDS_DEBUG: Range<u64> = 0..2;
 /// Steps of a run.
 const STEPS: usize = 500;
 /// How many regions there are at a time.
@@ -787,7 +790,11 @@ fn random_steps_do_what_the_model_does() -> anyhow::Result<()> {
     if let Some(seed) = SEED.get() {
         return run(*seed);
     }
-    for seed in SEEDS {
+    for seed in if is_debug_kernel() {
+        SEEDS_DEBUG
+    } else {
+        SEEDS
+    } {
         run(seed)?;
     }
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
