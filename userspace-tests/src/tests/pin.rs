@@ -61,6 +61,7 @@ tests! {
     purged_pages_are_zeros_where_they_are_locked => "purge.mlocked",
     private_copies_survive_a_purge => "purge.private",
     closing_the_last_descriptor_pins => "purge.close",
+    closing_needs_no_memory => "purge.close",
     ranges_are_checked => "pin.unaligned" "pin.wrap" "pin.beyond",
     ranges_of_all_sizes_are_checked => "pin.unaligned" "pin.wrap" "pin.beyond" "pin.len-zero"
         "pin.empty",
@@ -406,6 +407,26 @@ fn closing_the_last_descriptor_pins() -> anyhow::Result<()> {
     ensure!(other.purge_all()? == 0);
     fs::write("/proc/sys/vm/drop_caches", "2\n")?;
     content(&map, "0x000xxxxxxx")
+}
+
+fn closing_needs_no_memory() -> anyhow::Result<()> {
+    let Some(failures) = Failures::new()? else {
+        return skip("this kernel has no CONFIG_FAULT_INJECTION");
+    };
+    let other = Region::open()?;
+    for nth in 1..20 {
+        let (region, map) = region()?;
+        // Several, so that there is one behind each.
+        for page in [1, 3, 5, 9] {
+            region.unpin(page..page + 1)?;
+        }
+        let ((), reached) = failures.at(nth, || drop(region))?;
+        ensure!(!reached, "allocation {nth} of close(2) failed");
+        // All was pinned: nobody can take it from the mapping any more.
+        ensure!(other.purge_all()? == 0);
+        content(&map, "xxxxxxxxxxxx")?;
+    }
+    Ok(())
 }
 
 fn ranges_are_checked() -> anyhow::Result<()> {
