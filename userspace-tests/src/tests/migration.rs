@@ -220,8 +220,9 @@ fn nothing_is_lost_while_a_page_moves() -> anyhow::Result<()> {
 
 fn compaction_moves_pages() -> anyhow::Result<()> {
     // Every second page is freed: no two free ones lie side by side in what
-    // the region has of memory, until compaction has been there.
-    const PAGES: usize = 8192;
+    // the region has of memory, until compaction has been there. These are more
+    // than all others have of movable pages, which might come first.
+    const PAGES: usize = 32768;
     const KEPT: &str = "/proc/sys/vm/percpu_pagelist_high_fraction";
     let region = Region::sized(PAGES)?;
     let map = region.map(PAGES)?;
