@@ -19,8 +19,8 @@
 //!
 //! A *fault* finds the page's folio in the region's own page cache, or allocates one and inserts
 //! it, and hands it to the core locked. An *ioctl* parses its argument into a checked `PageRange`
-//! and changes the region's pin state. *Reclaim* takes the range that was unpinned longest ago,
-//! claims it, and frees its folios one by one.
+//! and changes the region's pin state. *Reclaim*, called for one memory cgroup or for all, takes the
+//! range that was unpinned longest ago there, claims it, and frees its folios one by one.
 //!
 //! # Lock order
 //!
@@ -29,8 +29,9 @@
 //!    in a fault, never across access to user memory
 //! 3. the folio lock
 //! 4. `i_mmap_rwsem`, page table locks, `i_pages` (the core's)
-//! 5. `Region::pins`, a spinlock: ranges, residency
-//! 6. `Lru::trees`, a spinlock
+//! 5. `Region::pins`, a spinlock: ranges, marks. In a fault only where there are ranges
+//! 6. the spinlock of `PerCgroup`, or that of a cgroup's list in it
+//! 7. `Queue::trees`, a spinlock
 //!
 //! Reclaim takes 3 by trylock only, and never 2. PIN may wait for claims, and PURGE_ALL_CACHES for a
 //! PIN that waits (`Region::unclaimed`); both hold nothing then, and reclaim never waits.
@@ -106,7 +107,9 @@ impl kernel::InPlaceModule for Ashmem {
                 0 => glue::total_ram_pages() / 2,
                 pages => pages,
             };
-            let lru = Arc::pin_init(RegionLru::new(), GFP_KERNEL)?;
+            // Before the node: there is no region yet that it could miss.
+            let shrinker = ShrinkerRegistration::new(c"ashmem", RegionLru::new)?;
+            let lru = shrinker.shrinker().clone();
             let shared = Arc::new(
                 Shared {
                     lru: lru.clone(),
@@ -117,8 +120,7 @@ impl kernel::InPlaceModule for Ashmem {
             )?;
 
             Ok(try_pin_init!(Self {
-                // Before the node: there is no region yet that they could miss.
-                shrinker: ShrinkerRegistration::new(c"ashmem", lru.clone())?,
+                shrinker,
                 oom <- OomRegistration::new(lru),
                 device <- DeviceRegistration::new(c"ashmem", shared),
             }? Error))

@@ -2,10 +2,30 @@
 
 //! All ranges that a purge could take something from, those first that were unpinned longest ago.
 //!
-//! Two trees under one spinlock: the *live* ranges have resident pages, which is what memory
-//! pressure is after; the *idle* ones have none, and only PURGE_ALL_CACHES looks at them. So the
-//! shrinker never walks over what cannot help it.
+//! ```text
+//!   Lru      memory cgroup A   -> Queue   live: 3 [r1] 7 [r2] 9 [r3]     idle: 5 [r1]
+//!            memory cgroup B   -> Queue   live: 4 [r4]                   idle:
+//! ```
+//!
+//! A range belongs to the memory cgroup of the task that unpinned it: a container that is short of
+//! memory gets at its own ranges, and at no others. Of a cgroup that is gone, the parent takes over
+//! what is left.
+//!
+//! In a queue, two trees under one spinlock: the *live* ranges have resident pages, which is what
+//! memory pressure is after; the *idle* ones have none, and only PURGE_ALL_CACHES looks at them. So
+//! the shrinker never walks over what cannot help it.
 
+use crate::glue::{
+    per_cgroup::{
+        CgroupObject,
+        CgroupRef,
+        PerCgroup, //
+    },
+    shrinker::{
+        Pressure,
+        ShrinkerId, //
+    }, //
+};
 use kernel::{
     new_spinlock,
     prelude::*,
@@ -18,6 +38,7 @@ use kernel::{
             Atomic,
             Relaxed, //
         },
+        Arc,
         SpinLock, //
     }, //
 };
@@ -28,7 +49,7 @@ use kernel::{
 /// walk that goes on behind a key misses nothing.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Key {
-    /// When the range was unpinned, see [`Lru::now`].
+    /// When the range was unpinned, see [`Lru::now`]. No two calls have the same.
     pub(crate) age: u64,
     /// Its first page.
     pub(crate) start: usize,
@@ -46,16 +67,35 @@ pub(crate) enum List {
 /// Memory for one entry.
 pub(crate) type Node<H> = RBTreeNodeReservation<Key, H>;
 
-/// The ranges of all regions; `H` is what leads to a range's region.
-#[pin_data]
-pub(crate) struct Lru<H> {
-    /// A leaf: nothing is taken under it but what dropping an `H` takes.
-    #[pin]
-    trees: SpinLock<Trees<H>>,
-    /// Live pages of all ranges, claimed ones included.
-    pages: Atomic<isize>,
+/// What a queue's entries hold: it leads to a range's region.
+pub(crate) trait Handle: Clone + Send + Sync + Unpin + 'static {}
+
+impl<H: Clone + Send + Sync + Unpin + 'static> Handle for H {}
+
+/// Queues of a cgroup that are counted at once. That it has more than its own one takes cgroups in it
+/// that were removed and left unpinned ranges behind.
+const MOST_COUNTED: usize = 1024;
+/// Of them, those among which the oldest range is looked for.
+const MOST_LOOKED_AT: usize = 16;
+
+/// The ranges of all regions.
+pub(crate) struct Lru<H: Handle> {
+    queues: Arc<PerCgroup<Queue<H>>>,
     clock: Atomic<u64>,
 }
+
+/// The ranges that tasks of one memory cgroup unpinned.
+#[pin_data]
+pub(crate) struct Queue<H: Handle> {
+    /// A leaf.
+    #[pin]
+    trees: SpinLock<Trees<H>>,
+    /// Live pages of all its ranges, claimed ones included.
+    pages: Atomic<isize>,
+}
+
+/// A counted reference to a queue.
+pub(crate) type QueueRef<H> = CgroupRef<Queue<H>>;
 
 struct Trees<H> {
     live: RBTree<Key, H>,
@@ -71,9 +111,8 @@ impl<H> Trees<H> {
     }
 }
 
-impl<H: Clone + Unpin> Lru<H> {
-    /// No range at all.
-    pub(crate) fn new() -> impl PinInit<Self> {
+impl<H: Handle> CgroupObject for Queue<H> {
+    fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             trees <- new_spinlock!(
                 Trees {
@@ -83,28 +122,16 @@ impl<H: Clone + Unpin> Lru<H> {
                 "ashmem_lru"
             ),
             pages: Atomic::new(0),
-            clock: Atomic::new(0),
         })
     }
 
-    /// A new age, greater than all before.
-    pub(crate) fn now(&self) -> u64 {
-        self.clock.fetch_add(1, Relaxed)
-    }
-
-    /// How many pages could be freed.
-    pub(crate) fn pages(&self) -> usize {
-        // Sums of concurrent additions may be seen in any order.
+    /// Pages that could be freed.
+    fn amount(&self) -> usize {
         usize::try_from(self.pages.load(Relaxed)).unwrap_or(0)
     }
+}
 
-    /// A range got `after` live pages, where there were `before`.
-    pub(crate) fn live_changed(&self, before: usize, after: usize) {
-        if before != after {
-            self.pages.add(after as isize - before as isize, Relaxed);
-        }
-    }
-
+impl<H: Handle> Queue<H> {
     /// Takes an entry from where it is listed, if it is, to where it shall be, if anywhere; in one
     /// step, so that nobody who walks the lists misses it. `node` is its memory while it is not
     /// listed.
@@ -142,10 +169,105 @@ impl<H: Clone + Unpin> Lru<H> {
         let live = first_behind(&trees.live, after);
         let idle = first_behind(&trees.idle, after);
 
-        match (live, idle) {
-            (Some(live), Some(idle)) => Some(if live.0 < idle.0 { live } else { idle }),
-            (live, idle) => live.or(idle),
+        older(live, idle)
+    }
+}
+
+impl<H: Handle> QueueRef<H> {
+    /// A range got `after` live pages, where there were `before`. To be called behind the `relist`
+    /// that goes with it: who finds the pages counted shall find the range.
+    pub(crate) fn live_changed(&self, before: usize, after: usize) {
+        let change = after as isize - before as isize;
+
+        if change != 0 && self.pages.fetch_add(change, Relaxed) == 0 {
+            self.list();
         }
+    }
+}
+
+impl<H: Handle> Lru<H> {
+    /// No range at all, for this shrinker. May sleep.
+    pub(crate) fn new(shrinker: ShrinkerId<'_>) -> Result<Arc<Self>> {
+        Ok(Arc::new(
+            Self {
+                queues: PerCgroup::new(c"ashmem_queue", shrinker)?,
+                clock: Atomic::new(0),
+            },
+            GFP_KERNEL,
+        )?)
+    }
+
+    /// A new age, greater than all before.
+    pub(crate) fn now(&self) -> u64 {
+        self.clock.fetch_add(1, Relaxed)
+    }
+
+    /// Where ranges that the current task unpins belong. May sleep.
+    pub(crate) fn queue(&self) -> Result<QueueRef<H>> {
+        self.queues.current()
+    }
+
+    /// How many pages could be freed where memory is short.
+    pub(crate) fn pages(&self, pressure: &Pressure<'_>) -> usize {
+        let mut sum = 0;
+        let all = self
+            .queues
+            .each_listed(pressure, MOST_COUNTED, |_, pages| sum += pages);
+
+        // Not none, if there may be some.
+        if all {
+            sum
+        } else {
+            sum.max(1)
+        }
+    }
+
+    /// The queue whose oldest live range is the oldest behind `behind`, and that range's key; with
+    /// `pressure`, of the queues that can help there.
+    pub(crate) fn oldest(
+        &self,
+        pressure: Option<&Pressure<'_>>,
+        behind: Option<Key>,
+    ) -> Option<(Key, QueueRef<H>)> {
+        let mut oldest = None;
+        let mut look = |queue: QueueRef<H>| {
+            if let Some((key, _)) = queue.next_live(behind) {
+                oldest = older(oldest.take(), Some((key, queue)));
+            }
+        };
+
+        if let Some(pressure) = pressure {
+            // Few: that of the cgroup itself, and those of cgroups in it that are gone. They are
+            // looked at without the lock that keeps them.
+            let mut found = [const { None }; MOST_LOOKED_AT];
+            let mut free = found.iter_mut();
+            self.queues
+                .each_listed(pressure, MOST_LOOKED_AT, |queue, _| {
+                    if let Some(slot) = free.next() {
+                        *slot = queue.get();
+                    }
+                });
+            found.into_iter().flatten().for_each(look);
+        } else {
+            let mut number = None;
+            while let Some((next, queue)) = self.next_queue(number) {
+                number = Some(next);
+                look(queue);
+            }
+        }
+        oldest
+    }
+
+    /// Every queue, one after the other: the one behind that with this number, and its own number.
+    pub(crate) fn next_queue(&self, behind: Option<u64>) -> Option<(u64, QueueRef<H>)> {
+        self.queues.next(behind)
+    }
+}
+
+fn older<T>(a: Option<(Key, T)>, b: Option<(Key, T)>) -> Option<(Key, T)> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(if a.0 < b.0 { a } else { b }),
+        (a, b) => a.or(b),
     }
 }
 

@@ -18,11 +18,15 @@
 use crate::{
     glue::{
         account_reclaimed_pages,
-        shrinker::Shrinker, //
+        shrinker::{
+            Pressure,
+            Shrinker, //
+        }, //
     },
     region::{
         Claim,
         RegionLru,
+        RegionQueue,
         Shared, //
     }, //
 };
@@ -35,33 +39,49 @@ const SLICE: usize = 512;
 const OOM_ROOM: usize = 256;
 
 impl Shrinker for RegionLru {
-    fn count(&self) -> usize {
-        self.pages()
+    fn count(&self, pressure: &Pressure<'_>) -> usize {
+        self.pages(pressure)
     }
 
-    fn scan(&self, want: usize) -> Option<usize> {
-        let freed = purge_oldest(self, want);
+    fn scan(&self, pressure: &Pressure<'_>, want: usize) -> Option<usize> {
+        let freed = purge_oldest(self, Some(pressure), want);
         account_reclaimed_pages(freed);
         (freed != 0).then_some(freed)
     }
 
     fn before_oom(&self) -> usize {
-        purge_oldest(self, OOM_ROOM)
+        purge_oldest(self, None, OOM_ROOM)
     }
 }
 
-/// Frees up to `want` live pages, those first that were unpinned longest ago.
-fn purge_oldest(lru: &RegionLru, want: usize) -> usize {
-    let mut freed = 0;
-    let mut after = None;
+/// Queues that one call takes from.
+const MOST_QUEUES: usize = 64;
 
-    while freed < want {
-        let Some((key, file)) = lru.next_live(after) else {
+/// Frees up to `want` live pages, those first that were unpinned longest ago; with `pressure`, of
+/// those that can help there.
+fn purge_oldest(lru: &RegionLru, pressure: Option<&Pressure<'_>>, want: usize) -> usize {
+    let mut freed = 0;
+    let mut behind = None;
+
+    // Usually the first one has enough.
+    for _ in 0..MOST_QUEUES {
+        if freed >= want {
+            break;
+        }
+        let Some((oldest, queue)) = lru.oldest(pressure, behind) else {
             break;
         };
-        after = Some(key);
-        if let Some(claim) = Claim::new(file, key, false) {
-            freed += claim.purge(&mut 0, want - freed, false);
+        behind = Some(oldest);
+
+        let mut after = None;
+        while freed < want {
+            let Some((key, file)) = queue.next_live(after) else {
+                break;
+            };
+            after = Some(key);
+            if let Some(claim) = Claim::new(file, key, false) {
+                freed += claim.purge(&mut 0, want - freed, false);
+            }
         }
     }
     freed
@@ -69,7 +89,7 @@ fn purge_oldest(lru: &RegionLru, want: usize) -> usize {
 
 /// Purges some pages because the module's limit is reached; gives how many.
 pub(crate) fn make_room(shared: &Shared) -> usize {
-    purge_oldest(&shared.lru, ROOM)
+    purge_oldest(&shared.lru, None, ROOM)
 }
 
 /// Purges every page that is unpinned when it is called, and was not purged yet, touched or not;
@@ -80,9 +100,21 @@ pub(crate) fn purge_all(shared: &Shared) -> usize {
     let lru = &shared.lru;
     let now = lru.now();
     let mut purged = 0;
+    let mut number = None;
+
+    while let Some((next, queue)) = lru.next_queue(number) {
+        number = Some(next);
+        purged += purge_queue(&queue, now);
+    }
+    purged
+}
+
+/// Purges what [`purge_all`] is to purge of one queue.
+fn purge_queue(queue: &RegionQueue, now: u64) -> usize {
+    let mut purged = 0;
     let mut after = None;
 
-    while let Some((key, file)) = lru.next(after) {
+    while let Some((key, file)) = queue.next(after) {
         if key.age >= now {
             break;
         }

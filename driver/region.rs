@@ -8,6 +8,7 @@
 
 use crate::{
     glue::{
+        array::GrowingArray,
         folio::{
             zero_iter,
             AddError,
@@ -26,11 +27,15 @@ use crate::{
         Key,
         List,
         Lru,
-        Node, //
+        Node,
+        Queue,
+        QueueRef, //
     },
     policy::{
         page_range::PageRange,
         pins::{
+            next_hole,
+            next_resident,
             Block,
             Blocks,
             Claimed,
@@ -38,12 +43,13 @@ use crate::{
             Progress,
             Range,
             Ranges,
-            State, //
+            State,
+            Word,
+            BLOCK_PAGES, //
         }, //
     },
     uapi, //
 };
-use core::ops::ControlFlow;
 use kernel::{
     alloc::flags::{
         GFP_KERNEL_ACCOUNT,
@@ -70,8 +76,10 @@ use kernel::{
     sync::{
         atomic::{
             Atomic,
+            Full,
             Relaxed, //
         },
+        barrier::smp_mb,
         Arc,
         ArcBorrow,
         CondVar,
@@ -83,8 +91,11 @@ use kernel::{
 /// The file that a region's mappings hold.
 pub(crate) type RegionFile = PseudoFile<Region>;
 
-/// The ranges of all regions.
+/// The unpinned ranges of all regions.
 pub(crate) type RegionLru = Lru<RegionFile>;
+
+/// Those that tasks of one memory cgroup unpinned.
+pub(crate) type RegionQueue = Queue<RegionFile>;
 
 /// `PROT_READ | PROT_WRITE | PROT_EXEC`: the mask of a fresh region.
 const PROT_ALL: usize = uapi::PROT_READ | uapi::PROT_WRITE | uapi::PROT_EXEC;
@@ -187,7 +198,7 @@ impl Name {
     }
 }
 
-type RegionPins = Pins<AgedRanges, BlockTree>;
+type RegionPins = Pins<AgedRanges>;
 
 /// A region.
 #[pin_data]
@@ -199,6 +210,20 @@ pub(crate) struct Region {
     /// Taken under the folio lock; the LRU's lock is taken under it.
     #[pin]
     pins: SpinLock<RegionPins>,
+    /// Which pages have memory, and what `pins` notes of them. Faults note here without a lock.
+    #[pin]
+    blocks: BlockArray,
+    /// Not 0 while there may be ranges: then faults have to tell `pins`. Changed under its lock.
+    ///
+    /// ```text
+    ///   fault                            UNPIN, with `pins` locked
+    ///     set the page's bit               set `watched`
+    ///     full barrier                     full barrier
+    ///     read `watched`: tell `pins`      read the bits: count these pages
+    /// ```
+    ///
+    /// One of the two sees the other; if both do, the page is counted once all the same.
+    watched: Atomic<u32>,
     /// Somebody gave a claim on one of our ranges back.
     #[pin]
     unclaimed: CondVar,
@@ -233,8 +258,6 @@ pub(crate) enum PopulateError {
 impl Region {
     /// A fresh region.
     pub(crate) fn new(shared: Arc<Shared>) -> Result<Arc<Self>> {
-        let lru = shared.lru.clone();
-
         Arc::pin_init(
             pin_init!(Self {
                 shared,
@@ -253,13 +276,13 @@ impl Region {
                     Pins::new(
                         AgedRanges {
                             tree: RBTree::new(),
-                            lru,
                             file: None,
-                        },
-                        BlockTree(RBTree::new())
+                        }
                     ),
                     "ashmem_pins"
                 ),
+                blocks <- BlockArray::new(),
+                watched: Atomic::new(0),
                 unclaimed <- new_condvar!("ashmem_unclaimed"),
                 counters: Counters::default(),
             }),
@@ -458,8 +481,13 @@ impl Region {
         loop {
             let mut pins = self.pins.lock();
 
-            match pins.pin(&mut rest, &mut was_purged, &mut spare) {
-                Progress::Done => return Ok(was_purged),
+            match pins.pin(&self.blocks, &mut rest, &mut was_purged, &mut spare) {
+                Progress::Done => {
+                    if pins.unpinned() == 0 {
+                        self.watched.store(0, Relaxed);
+                    }
+                    return Ok(was_purged);
+                }
                 Progress::More => {}
                 Progress::Claimed => {
                     pins.waits(true);
@@ -470,7 +498,8 @@ impl Region {
                 }
                 Progress::NeedSpare => {
                     drop(pins);
-                    spare = Some(spare_range()?);
+                    // For a part of a range, which stays in its queue.
+                    spare = Some(SpareRange::new(None)?);
                 }
             }
         }
@@ -479,6 +508,7 @@ impl Region {
     /// Lets `pages` be purged. May sleep. Changes nothing if it fails, unless others change the
     /// same pages meanwhile.
     pub(crate) fn unpin(&self, pages: PageRange) -> Result {
+        let queue = self.shared.lru.queue()?;
         let age = self.shared.lru.now();
         let mut spares = KVVec::new();
         // It may grow to megabytes: that a program's memory cgroup ends there is no news for the
@@ -492,15 +522,21 @@ impl Region {
             need += self.pins.lock().gaps(&mut rest);
         }
         for _ in 0..need {
-            spares.push(spare_range()?, flags)?;
+            spares.push(SpareRange::new(Some(queue.clone()))?, flags)?;
         }
 
         let mut rest = pages;
         loop {
-            let progress = self.pins.lock().unpin(&mut rest, age, || spares.pop());
+            let mut pins = self.pins.lock();
+            self.watched.store(1, Relaxed);
+            smp_mb(Full);
+            let progress = pins.unpin(&self.blocks, &mut rest, age, || spares.pop());
+            drop(pins);
             match progress {
                 Progress::Done => return Ok(()),
-                Progress::NeedSpare => spares.push(spare_range()?, flags)?,
+                Progress::NeedSpare => {
+                    spares.push(SpareRange::new(Some(queue.clone()))?, flags)?;
+                }
                 Progress::More | Progress::Claimed => {}
             }
         }
@@ -517,18 +553,20 @@ impl Region {
         let pages = rest.clamp(rest.start(), rest.start().saturating_add(out.len()));
         let mut out = out.iter_mut();
 
-        self.pins.lock().each_state(pages, |state, resident| {
-            if let Some(byte) = out.next() {
-                *byte = match state {
-                    State::Pinned => uapi::PAGE_PINNED,
-                    State::Unpinned => uapi::PAGE_UNPINNED,
-                    State::Purged => uapi::PAGE_PURGED,
-                };
-                if resident {
-                    *byte |= uapi::PAGE_RESIDENT;
+        self.pins
+            .lock()
+            .each_state(&self.blocks, pages, |state, resident| {
+                if let Some(byte) = out.next() {
+                    *byte = match state {
+                        State::Pinned => uapi::PAGE_PINNED,
+                        State::Unpinned => uapi::PAGE_UNPINNED,
+                        State::Purged => uapi::PAGE_PURGED,
+                    };
+                    if resident {
+                        *byte |= uapi::PAGE_RESIDENT;
+                    }
                 }
-            }
-        });
+            });
         *rest = rest.clamp(pages.end(), usize::MAX);
         pages.len()
     }
@@ -587,12 +625,11 @@ impl Region {
         }
         let from = offset as usize >> PAGE_SHIFT;
         let end = (size as usize).div_ceil(PAGE_SIZE);
-        let mut pins = self.pins.lock();
         let page = if data {
-            pins.next_resident(from, end).ok_or(ENXIO)?
+            next_resident(&self.blocks, from, end).ok_or(ENXIO)?
         } else {
             // There is always a hole at the end.
-            pins.next_hole(from, end).unwrap_or(end)
+            next_hole(&self.blocks, from, end).unwrap_or(end)
         };
         Ok(((page as i64 * PAGE_SIZE as i64).clamp(offset, size), size))
     }
@@ -601,6 +638,19 @@ impl Region {
     /// region is frozen.
     pub(crate) fn seekable_size(&self) -> Result<i64> {
         Ok(i64::try_from(self.content()?.1)?)
+    }
+
+    /// The block of a page that is to have memory. May sleep.
+    fn block(&self, page: usize) -> Result<&Block<AtomicWord>, PopulateError> {
+        let number = page / BLOCK_PAGES;
+
+        match self.blocks.get(number) {
+            Some(block) => Ok(block),
+            None => self
+                .blocks
+                .add(number, Block::default())
+                .map_err(|_| PopulateError::NoMemory),
+        }
     }
 
     /// Gives page `index` memory, zeroed; gives its folio, locked, in `mapping`, which is ours.
@@ -614,7 +664,7 @@ impl Region {
         // Where the size of folios is decided: one page each, as yet.
         let order = 0;
 
-        let arrival = Arrival::new(self, index)?;
+        let block = self.block(index)?;
         let room = Room::new(1 << order, self.shared.max_pages)?;
         let folio = mapping
             .alloc_folio(order)
@@ -625,7 +675,11 @@ impl Region {
         })?;
 
         // Under the folio lock, as every change of residency.
-        arrival.arrived();
+        block.set_resident(index);
+        smp_mb(Full);
+        if self.watched.load(Relaxed) != 0 {
+            self.pins.lock().inserted(&self.blocks, index);
+        }
         room.keep();
         self.counters.allocated.add(1 << order);
         Ok(folio)
@@ -637,14 +691,13 @@ impl PseudoFileOperations for Region {
         let mut from = start;
 
         loop {
-            let next = file.pins.lock().next_resident(from, end);
-            let Some(page) = next else {
+            let Some(page) = next_resident(&file.blocks, from, end) else {
                 return;
             };
             from = page + 1;
             if let Some(folio) = file.mapping().lock_folio(page) {
                 folio.unmap();
-                file.pins.lock().removed(page);
+                file.pins.lock().removed(&file.blocks, page);
                 folio.remove();
             }
         }
@@ -652,38 +705,6 @@ impl PseudoFileOperations for Region {
 
     fn freed(pages: usize) {
         POPULATED.fetch_sub(pages, Relaxed);
-    }
-}
-
-/// A page that is about to become resident, for which there is a block.
-struct Arrival<'a> {
-    region: &'a Region,
-    index: usize,
-}
-
-impl<'a> Arrival<'a> {
-    fn new(region: &'a Region, index: usize) -> Result<Self, PopulateError> {
-        let mut spare = None;
-
-        while !region.pins.lock().arriving(index, &mut spare) {
-            spare = Some(
-                RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT)
-                    .map_err(|_| PopulateError::NoMemory)?,
-            );
-        }
-        Ok(Self { region, index })
-    }
-
-    /// It is there. To be called with its folio locked.
-    fn arrived(self) {
-        self.region.pins.lock().inserted(self.index);
-        core::mem::forget(self);
-    }
-}
-
-impl Drop for Arrival<'_> {
-    fn drop(&mut self) {
-        self.region.pins.lock().cancelled(self.index);
     }
 }
 
@@ -746,7 +767,7 @@ impl Claim {
         let mut freed = 0;
 
         while freed < want {
-            let next = region.pins.lock().next_live(last, *from);
+            let next = region.pins.lock().next_live(&region.blocks, last, *from);
             let Some(page) = next else {
                 *from = last + 1;
                 break;
@@ -766,7 +787,7 @@ impl Claim {
             }
             // First it is said, then it is done: nobody finds zeros that were not reported. The
             // folio lock keeps it resident, and our claim keeps it unpinned.
-            if region.pins.lock().purge(last, page) {
+            if region.pins.lock().purge(&region.blocks, last, page) {
                 folio.remove();
                 freed += 1;
             }
@@ -778,7 +799,12 @@ impl Claim {
     /// Purges the pages without memory; gives how many of them were not purged already. A page
     /// that gets memory thereafter is not live.
     pub(crate) fn purge_holes(&self) -> usize {
-        self.file.pins.lock().purge_holes(self.range.last)
+        let region = &*self.file;
+
+        region
+            .pins
+            .lock()
+            .purge_holes(&region.blocks, self.range.last)
     }
 }
 
@@ -789,19 +815,29 @@ impl Drop for Claim {
     }
 }
 
-/// Memory for one range and its entry in the LRU. May sleep.
-fn spare_range() -> Result<SpareRange> {
-    Ok((
-        RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT)?,
-        Node::new(GFP_KERNEL_ACCOUNT)?,
-    ))
+/// Memory for one range and its entry in the LRU.
+pub(crate) struct SpareRange {
+    entry: RBTreeNodeReservation<usize, Entry>,
+    node: Node<RegionFile>,
+    /// Where a range belongs that is no part of another one.
+    queue: Option<QueueRef<RegionFile>>,
 }
 
-type SpareRange = (RBTreeNodeReservation<usize, Entry>, Node<RegionFile>);
+impl SpareRange {
+    /// May sleep.
+    fn new(queue: Option<QueueRef<RegionFile>>) -> Result<Self> {
+        Ok(Self {
+            entry: RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT)?,
+            node: Node::new(GFP_KERNEL_ACCOUNT)?,
+            queue,
+        })
+    }
+}
 
-/// A range, and the memory of its LRU entry while it is not listed there.
+/// A range, the queue that lists it, and the memory of its entry there while it is not listed.
 pub(crate) struct Entry {
     range: Range,
+    queue: QueueRef<RegionFile>,
     node: Option<Node<RegionFile>>,
 }
 
@@ -810,10 +846,9 @@ pub(crate) struct Entry {
 /// # Invariants
 ///
 /// An entry has its `node` exactly if [`listing`] of its range is `None`; else it is listed in the
-/// LRU, in that list and with that key.
+/// queue, in that list and with that key.
 pub(crate) struct AgedRanges {
     tree: RBTree<usize, Entry>,
-    lru: Arc<RegionLru>,
     /// What the LRU's entries hold. There while there are ranges.
     file: Option<RegionFile>,
 }
@@ -831,23 +866,22 @@ fn listing(range: &Range) -> Option<(List, Key)> {
     }
 }
 
-impl AgedRanges {
-    /// Takes an entry from where `old` had it to where `new` wants it.
-    fn relist(
-        &self,
-        node: &mut Option<Node<RegionFile>>,
-        old: Option<&Range>,
-        new: Option<&Range>,
-    ) {
-        self.lru.live_changed(
-            old.map_or(0, |range| range.live),
-            new.map_or(0, |range| range.live),
-        );
-        let (from, to) = (old.and_then(listing), new.and_then(listing));
-        if let (true, Some(file)) = (from != to, &self.file) {
-            self.lru.relist(node, from, to, file);
-        }
+/// Takes an entry from where `old` had it to where `new` wants it.
+fn relist(
+    file: Option<&RegionFile>,
+    queue: &QueueRef<RegionFile>,
+    node: &mut Option<Node<RegionFile>>,
+    old: Option<&Range>,
+    new: Option<&Range>,
+) {
+    let (from, to) = (old.and_then(listing), new.and_then(listing));
+    if let (true, Some(file)) = (from != to, file) {
+        queue.relist(node, from, to, file);
     }
+    queue.live_changed(
+        old.map_or(0, |range| range.live),
+        new.map_or(0, |range| range.live),
+    );
 }
 
 impl Ranges for AgedRanges {
@@ -858,98 +892,122 @@ impl Ranges for AgedRanges {
         Some(cursor.current().1.range)
     }
 
-    fn insert(&mut self, (entry, node): SpareRange, range: Range) {
-        let mut node = Some(node);
+    fn insert(&mut self, spare: SpareRange, range: Range) {
+        debug_assert!(spare.queue.is_some());
+        let Some(queue) = spare.queue else {
+            return;
+        };
+        let mut node = Some(spare.node);
 
-        self.relist(&mut node, None, Some(&range));
-        self.tree
-            .insert(entry.into_node(range.last, Entry { range, node }));
+        relist(self.file.as_ref(), &queue, &mut node, None, Some(&range));
+        let entry = Entry { range, queue, node };
+        self.tree.insert(spare.entry.into_node(range.last, entry));
     }
 
     fn update(&mut self, last: usize, new: Range) {
         let Some(entry) = self.tree.get_mut(&last) else {
             return;
         };
-        let old = entry.range;
-        let mut node = entry.node.take();
-
-        self.relist(&mut node, Some(&old), Some(&new));
-        if new.last == last {
-            if let Some(entry) = self.tree.get_mut(&last) {
-                *entry = Entry { range: new, node };
+        relist(
+            self.file.as_ref(),
+            &entry.queue,
+            &mut entry.node,
+            Some(&entry.range),
+            Some(&new),
+        );
+        entry.range = new;
+        if new.last != last {
+            let moved = Entry {
+                range: new,
+                queue: entry.queue.clone(),
+                node: entry.node.take(),
+            };
+            if let Some(old) = self.tree.remove_node(&last) {
+                self.tree
+                    .insert(old.into_reservation().into_node(new.last, moved));
             }
-        } else if let Some(old) = self.tree.remove_node(&last) {
-            self.tree.insert(
-                old.into_reservation()
-                    .into_node(new.last, Entry { range: new, node }),
-            );
         }
     }
 
     fn split(&mut self, spare: SpareRange, head: Range, tail: Range) {
-        let (entry, node) = spare;
-        let mut node = Some(node);
+        let Some(queue) = self.tree.get(&tail.last).map(|old| old.queue.clone()) else {
+            return;
+        };
+        let mut node = Some(spare.node);
 
         // Listed before the other leaves room for it: who walks the list at this moment comes to
         // the head's key first, and then to the tail's.
-        self.relist(&mut node, None, Some(&tail));
+        relist(self.file.as_ref(), &queue, &mut node, None, Some(&tail));
         self.update(tail.last, head);
-        self.tree
-            .insert(entry.into_node(tail.last, Entry { range: tail, node }));
+        let entry = Entry {
+            range: tail,
+            queue,
+            node,
+        };
+        self.tree.insert(spare.entry.into_node(tail.last, entry));
     }
 
     fn remove(&mut self, last: usize) {
         if let Some(mut entry) = self.tree.remove(&last) {
-            self.relist(&mut entry.node, Some(&entry.range), None);
+            relist(
+                self.file.as_ref(),
+                &entry.queue,
+                &mut entry.node,
+                Some(&entry.range),
+                None,
+            );
         }
     }
 }
 
 /// The blocks of a region.
-pub(crate) struct BlockTree(RBTree<usize, Block>);
+type BlockArray = GrowingArray<Block<AtomicWord>>;
 
-impl Blocks for BlockTree {
-    type Spare = RBTreeNodeReservation<usize, Block>;
+impl Blocks for BlockArray {
+    type Word = AtomicWord;
 
-    fn get(&self, number: usize) -> Option<&Block> {
-        self.0.get(&number)
+    fn get(&self, number: usize) -> Option<&Block<AtomicWord>> {
+        GrowingArray::get(self, number)
     }
 
-    fn get_mut(&mut self, number: usize) -> Option<&mut Block> {
-        self.0.get_mut(&number)
+    fn at_or_after(&self, number: usize) -> Option<(usize, &Block<AtomicWord>)> {
+        GrowingArray::at_or_after(self, number)
     }
+}
 
-    fn insert(&mut self, spare: Self::Spare, number: usize) {
-        self.0.insert(spare.into_node(number, Block::default()));
+/// Bits that are changed in one step.
+pub(crate) struct AtomicWord(Atomic<u64>);
+
+impl Default for AtomicWord {
+    fn default() -> Self {
+        Self(Atomic::new(0))
     }
+}
 
-    fn remove(&mut self, number: usize) {
-        self.0.remove(&number);
-    }
+impl AtomicWord {
+    fn change(&self, f: impl Fn(u64) -> u64) {
+        let mut old = self.0.load(Relaxed);
 
-    fn walk<T>(
-        &mut self,
-        number: usize,
-        mut f: impl FnMut(usize, &mut Block) -> ControlFlow<T>,
-    ) -> Option<T> {
-        let mut cursor = self.0.cursor_lower_bound_mut(&number);
-
-        while let Some(mut at) = cursor {
-            let (number, block) = at.current_mut();
-            let number = *number;
-            let flow = f(number, block);
-
-            cursor = if block.is_empty() {
-                // Gives the one before it if there is none behind it.
-                let (neighbour, _) = at.remove_current();
-                neighbour.filter(|next| *next.current().0 > number)
-            } else {
-                at.move_next()
-            };
-            if let ControlFlow::Break(answer) = flow {
-                return Some(answer);
-            }
+        while let Err(now) = self.0.cmpxchg(old, f(old), Relaxed) {
+            old = now;
         }
-        None
+    }
+}
+
+impl Word for AtomicWord {
+    fn load(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+
+    fn set(&self, bits: u64) {
+        self.change(|old| old | bits);
+    }
+
+    fn clear(&self, bits: u64) {
+        self.change(|old| old & !bits);
+    }
+
+    fn store(&self, bits: u64) {
+        self.0.store(bits, Relaxed);
     }
 }

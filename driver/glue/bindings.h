@@ -5,7 +5,9 @@
 
 #include <linux/falloc.h>
 #include <linux/mman.h>
+#include <linux/shrinker.h>
 
+const unsigned int ASHMEM_SHRINKER_FLAGS = SHRINKER_MEMCG_AWARE | SHRINKER_NONSLAB;
 const int ASHMEM_PUNCH_HOLE = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
 const unsigned long ASHMEM_PROT_READ = PROT_READ;
 const unsigned long ASHMEM_PROT_WRITE = PROT_WRITE;

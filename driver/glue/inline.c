@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
 #include <linux/highmem.h>
+#include <linux/nodemask.h>
 #include <linux/personality.h>
 #include <linux/pseudo_fs.h>
+#include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/swap.h>
 
@@ -124,6 +126,76 @@ void ashmem_mm_account_reclaimed_pages(unsigned long pages)
 void ashmem_seq_escape(struct seq_file *m, const char *s, const char *esc)
 {
 	seq_escape(m, s, esc);
+}
+
+struct mem_cgroup *ashmem_get_current_mem_cgroup(void)
+{
+	return get_mem_cgroup_from_mm(NULL);
+}
+
+u64 ashmem_mem_cgroup_serial(struct mem_cgroup *memcg)
+{
+#ifdef CONFIG_MEMCG
+	if (memcg)
+		return memcg->css.serial_nr;
+#endif
+	return 0;
+}
+
+struct mem_cgroup *ashmem_set_active_memcg(struct mem_cgroup *memcg)
+{
+	return set_active_memcg(memcg);
+}
+
+void ashmem_mem_cgroup_put(struct mem_cgroup *memcg)
+{
+	mem_cgroup_put(memcg);
+}
+
+int ashmem_list_lru_init_memcg(struct list_lru *lru, struct shrinker *shrinker)
+{
+	static struct lock_class_key key;
+
+	return list_lru_init_memcg_key(lru, shrinker, &key);
+}
+
+struct kmem_cache *ashmem_kmem_cache_create(const char *name, unsigned int size,
+					    unsigned int align)
+{
+	return kmem_cache_create(name, size, align, SLAB_ACCOUNT, NULL);
+}
+
+void *ashmem_kmem_cache_alloc_lru(struct kmem_cache *cache,
+				  struct list_lru *lru)
+{
+	return kmem_cache_alloc_lru(cache, lru, GFP_KERNEL_ACCOUNT);
+}
+
+void ashmem_xa_init_account(struct xarray *xa)
+{
+	xa_init_flags(xa, XA_FLAGS_ACCOUNT);
+}
+
+int ashmem_xa_insert(struct xarray *xa, unsigned long index, void *entry)
+{
+	return xa_insert(xa, index, entry, GFP_KERNEL_ACCOUNT);
+}
+
+void *ashmem_xa_find_present(struct xarray *xa, unsigned long *index,
+			     unsigned long max)
+{
+	return xa_find(xa, index, max, XA_PRESENT);
+}
+
+void ashmem_init_list_head(struct list_head *list)
+{
+	INIT_LIST_HEAD(list);
+}
+
+int ashmem_next_possible_node(int node)
+{
+	node = next_node(node, node_possible_map);
+	return node < MAX_NUMNODES ? node : NUMA_NO_NODE;
 }
 
 unsigned long ashmem_totalram_pages(void)

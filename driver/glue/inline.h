@@ -6,12 +6,16 @@
 #ifndef ASHMEM_INLINE_H
 #define ASHMEM_INLINE_H
 
+#include <linux/list_lru.h>
+#include <linux/memcontrol.h>
 #include <linux/mm.h>
 #include <linux/oom.h>
 #include <linux/pagemap.h>
 #include <linux/fs_context.h>
 #include <linux/seq_file.h>
 #include <linux/shmem_fs.h>
+#include <linux/slab.h>
+#include <linux/xarray.h>
 
 int ashmem_init_pseudo(struct fs_context *fc, unsigned long magic);
 void ashmem_mapping_init(struct address_space *mapping,
@@ -36,6 +40,21 @@ struct page *ashmem_get_zero_page(void);
 struct file *ashmem_shmem_file_setup(loff_t size, bool noreserve);
 void ashmem_mm_account_reclaimed_pages(unsigned long pages);
 void ashmem_seq_escape(struct seq_file *m, const char *s, const char *esc);
+struct mem_cgroup *ashmem_get_current_mem_cgroup(void);
+u64 ashmem_mem_cgroup_serial(struct mem_cgroup *memcg);
+struct mem_cgroup *ashmem_set_active_memcg(struct mem_cgroup *memcg);
+void ashmem_mem_cgroup_put(struct mem_cgroup *memcg);
+int ashmem_list_lru_init_memcg(struct list_lru *lru, struct shrinker *shrinker);
+struct kmem_cache *ashmem_kmem_cache_create(const char *name, unsigned int size,
+					    unsigned int align);
+void *ashmem_kmem_cache_alloc_lru(struct kmem_cache *cache,
+				  struct list_lru *lru);
+void ashmem_xa_init_account(struct xarray *xa);
+int ashmem_xa_insert(struct xarray *xa, unsigned long index, void *entry);
+void *ashmem_xa_find_present(struct xarray *xa, unsigned long *index,
+			     unsigned long max);
+void ashmem_init_list_head(struct list_head *list);
+int ashmem_next_possible_node(int node);
 unsigned long ashmem_totalram_pages(void);
 bool ashmem_fatal_signal_pending(void);
 bool ashmem_read_implies_exec(void);

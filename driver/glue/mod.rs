@@ -5,8 +5,10 @@
 //! All `unsafe` of the driver is here. Each file is written as a draft for the crate: it knows
 //! folios, inodes, VMAs and shrinkers, and nothing of ashmem.
 
+pub(crate) mod array;
 pub(crate) mod device;
 pub(crate) mod folio;
+pub(crate) mod per_cgroup;
 pub(crate) mod pseudo_file;
 pub(crate) mod shrinker;
 pub(crate) mod vm;

@@ -64,7 +64,10 @@ pub(crate) trait PseudoFileOperations: VmOperations + Send + Sync + 'static {
 /// # Invariants
 ///
 /// The file was made by [`PseudoFile::new`] for this `T`: its `private_data` is an `Arc<T>`.
-pub(crate) struct PseudoFile<T: PseudoFileOperations>(ARef<File>, PhantomData<Arc<T>>);
+///
+/// It may go to any thread, as a `T` may: that is a supertrait of [`PseudoFileOperations`].
+// The function is for types that hold files of their own kind: it asks for no proof.
+pub(crate) struct PseudoFile<T: PseudoFileOperations>(ARef<File>, PhantomData<fn() -> Arc<T>>);
 
 impl<T: PseudoFileOperations> Clone for PseudoFile<T> {
     fn clone(&self) -> Self {

@@ -6,7 +6,10 @@
 //! [`include/linux/oom.h`](srctree/include/linux/oom.h)
 
 use super::bindings as inline;
-use core::ptr::NonNull;
+use core::{
+    marker::PhantomData,
+    ptr::NonNull, //
+};
 use kernel::{
     bindings,
     error::to_result,
@@ -21,12 +24,12 @@ use kernel::{
 /// allowed around an allocation, or in kswapd. They may sleep, and must not wait for anybody who
 /// allocates.
 pub(crate) trait Shrinker: Send + Sync + 'static {
-    /// How many objects could be freed.
-    fn count(&self) -> usize;
+    /// How many objects could be freed where memory is short.
+    fn count(&self, pressure: &Pressure<'_>) -> usize;
 
-    /// Frees about `want` objects and says how many they were; `None` if there is nothing that
-    /// can be freed now.
-    fn scan(&self, want: usize) -> Option<usize>;
+    /// Frees about `want` objects there and says how many they were; `None` if there is nothing
+    /// that can be freed now.
+    fn scan(&self, pressure: &Pressure<'_>, want: usize) -> Option<usize>;
 
     /// The OOM killer is about to strike: frees something, and says how many objects.
     ///
@@ -36,15 +39,41 @@ pub(crate) trait Shrinker: Send + Sync + 'static {
     fn before_oom(&self) -> usize;
 }
 
-/// A registered shrinker.
+/// Where memory is short: in a memory cgroup, or in the whole machine, whose cgroups are then gone
+/// through one by one.
+///
+/// # Invariants
+///
+/// The memory cgroup is valid for `'a`, or null for the root.
+pub(crate) struct Pressure<'a>(*mut bindings::mem_cgroup, PhantomData<&'a ()>);
+
+impl Pressure<'_> {
+    /// The memory cgroup.
+    pub(super) fn memcg(&self) -> *mut bindings::mem_cgroup {
+        self.0
+    }
+}
+
+/// A shrinker that was allocated and is not registered yet.
+///
+/// # Invariants
+///
+/// The pointer is valid for `'a`.
+#[derive(Clone, Copy)]
+pub(crate) struct ShrinkerId<'a>(NonNull<bindings::shrinker>, PhantomData<&'a ()>);
+
+impl ShrinkerId<'_> {
+    pub(super) fn as_ptr(self) -> *mut bindings::shrinker {
+        self.0.as_ptr()
+    }
+}
+
+/// A registered shrinker, called for each memory cgroup that its lists have something for.
 ///
 /// # Invariants
 ///
 /// The pointer is a registered shrinker whose `private_data` is an `Arc<T>`.
-pub(crate) struct Registration<T: Shrinker>(
-    NonNull<bindings::shrinker>,
-    #[expect(dead_code, reason = "owned")] Arc<T>,
-);
+pub(crate) struct Registration<T: Shrinker>(NonNull<bindings::shrinker>, Arc<T>);
 
 // SAFETY: `shrinker_free` may be called on any thread, and a `T` is `Send + Sync`.
 unsafe impl<T: Shrinker> Send for Registration<T> {}
@@ -52,11 +81,25 @@ unsafe impl<T: Shrinker> Send for Registration<T> {}
 unsafe impl<T: Shrinker> Sync for Registration<T> {}
 
 impl<T: Shrinker> Registration<T> {
-    /// Registers `shrinker` under `name`, which debugfs shows. May sleep.
-    pub(crate) fn new(name: &'static CStr, shrinker: Arc<T>) -> Result<Self> {
+    /// Registers what `make` gives under `name`, which debugfs shows. May sleep.
+    pub(crate) fn new(
+        name: &'static CStr,
+        make: impl FnOnce(ShrinkerId<'_>) -> Result<Arc<T>>,
+    ) -> Result<Self> {
         // SAFETY: The format takes one string, and the name is one.
-        let ptr = unsafe { bindings::shrinker_alloc(0, c"%s".as_char_ptr(), name.as_char_ptr()) };
+        let ptr = unsafe {
+            bindings::shrinker_alloc(
+                inline::ASHMEM_SHRINKER_FLAGS,
+                c"%s".as_char_ptr(),
+                name.as_char_ptr(),
+            )
+        };
         let ptr = NonNull::new(ptr).ok_or(ENOMEM)?;
+        // INVARIANT: It was just allocated, and is freed below at the earliest.
+        let shrinker = make(ShrinkerId(ptr, PhantomData)).inspect_err(|_| {
+            // SAFETY: It is allowed for one that was never registered, and nobody else knows it.
+            unsafe { bindings::shrinker_free(ptr.as_ptr()) }
+        })?;
 
         // SAFETY: It was just allocated, and nobody calls it before it is registered.
         unsafe {
@@ -70,17 +113,25 @@ impl<T: Shrinker> Registration<T> {
         Ok(Self(ptr, shrinker))
     }
 
+    /// What is registered.
+    pub(crate) fn shrinker(&self) -> &Arc<T> {
+        &self.1
+    }
+
     /// # Safety
     ///
     /// For vmscan, with a shrinker that [`Self::new`] registered.
     unsafe extern "C" fn count(
         shrinker: *mut bindings::shrinker,
-        _: *mut bindings::shrink_control,
+        sc: *mut bindings::shrink_control,
     ) -> c_ulong {
         // SAFETY: By the invariants of `Registration`, whose `drop` waits for running calls.
         let this = unsafe { &*(*shrinker).private_data.cast::<T>() };
+        // SAFETY: The caller gives a valid control structure, for this call alone.
+        // INVARIANT: It holds a reference to the cgroup for as long.
+        let pressure = Pressure(unsafe { (*sc).memcg }, PhantomData);
 
-        match this.count() {
+        match this.count(&pressure) {
             0 => bindings::SHRINK_EMPTY as c_ulong,
             count => count,
         }
@@ -97,8 +148,10 @@ impl<T: Shrinker> Registration<T> {
         let this = unsafe { &*(*shrinker).private_data.cast::<T>() };
         // SAFETY: The caller gives a valid control structure, for this call alone.
         let sc = unsafe { &mut *sc };
+        // INVARIANT: The caller holds a reference to the cgroup during this call.
+        let pressure = Pressure(sc.memcg, PhantomData);
 
-        match this.scan(sc.nr_to_scan) {
+        match this.scan(&pressure, sc.nr_to_scan) {
             None => bindings::SHRINK_STOP as c_ulong,
             Some(freed) => {
                 sc.nr_scanned = freed;

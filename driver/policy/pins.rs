@@ -14,12 +14,16 @@
 //! they were unpinned; two of them are never merged, so that what was purged and what was not stay
 //! apart. Within a range every page is in the range's [`Base`] state, but for those that are
 //! *marked*: they are in the other one. Marks and residency are bitmaps in [`Block`]s, which exist
-//! only where there is something to note; so memory pressure, which takes resident pages only, never
+//! only where a page had memory once; so memory pressure, which takes resident pages only, never
 //! has to allocate in order to note what it took, and a hole of a terabyte costs one range.
 //!
 //! A page's memory can be taken if it is *live*: resident, in a range, and not purged. What is
 //! written to a purged page before it is pinned again is not live; it stays until it is pinned and
 //! unpinned anew.
+//!
+//! That a page became resident is noted without the lock that all else here is under, so that faults
+//! do not meet there. Only where there are ranges at all, [`Pins::inserted`] is called behind it;
+//! which pages a range has counted already, a third bitmap tells.
 //!
 //! Counts are subtracted with saturation: should they ever drift, an overflow check would be an oops
 //! with the region's lock held. The tests compare them with a recount after every operation.
@@ -29,7 +33,6 @@
 //! node takes a spare one.
 
 use super::page_range::PageRange;
-use core::ops::ControlFlow;
 
 /// Pages that one [`Block`] describes: 2 MiB of 4 KiB pages.
 pub(crate) const BLOCK_PAGES: usize = 512;
@@ -70,28 +73,55 @@ impl Range {
     }
 }
 
-/// Residency and marks of [`BLOCK_PAGES`] consecutive pages.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Block {
-    resident: [u64; WORDS],
-    marked: [u64; WORDS],
-    /// Pages that are about to become resident: for them it is kept.
-    arriving: usize,
+/// 64 bits, which may be read and changed at any time by anybody.
+pub(crate) trait Word {
+    /// All of them.
+    fn load(&self) -> u64;
+
+    /// Sets these bits, in one step.
+    fn set(&self, bits: u64);
+
+    /// Clears these bits, in one step.
+    fn clear(&self, bits: u64);
+
+    /// Sets all of them. Only for who has the lock that all others take who change them.
+    fn store(&self, bits: u64);
+
+    /// Sets those of `mask` to those of `bits`; as [`Self::store`].
+    fn put(&self, mask: u64, bits: u64) {
+        let old = self.load();
+        let new = old & !mask | bits & mask;
+        if new != old {
+            self.store(new);
+        }
+    }
 }
 
-impl Block {
+/// Residency and marks of [`BLOCK_PAGES`] consecutive pages.
+#[derive(Default)]
+pub(crate) struct Block<W> {
+    /// Pages that have memory. A page's bit is changed by who has its folio locked.
+    resident: [W; WORDS],
+    /// Resident pages that their range knows of. Only of use within ranges; changed under the lock
+    /// of [`Pins`], and so are the marks.
+    counted: [W; WORDS],
+    marked: [W; WORDS],
+}
+
+impl<W: Word> Block<W> {
     /// The live pages of a word, if all of them are in a range of this base.
     fn live(&self, base: Base, word: usize) -> u64 {
-        self.resident[word]
+        self.counted[word].load()
             & match base {
-                Base::Live => !self.marked[word],
-                Base::Purged => self.marked[word],
+                Base::Live => !self.marked[word].load(),
+                Base::Purged => self.marked[word].load(),
             }
     }
 
-    /// Whether it says nothing that its absence would not say.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.arriving == 0 && self.resident == [0; WORDS] && self.marked == [0; WORDS]
+    /// `page` has memory now. Its folio is locked; the lock of [`Pins`] is not needed.
+    pub(crate) fn set_resident(&self, page: usize) {
+        let (word, bit) = place(page);
+        self.resident[word].set(bit);
     }
 }
 
@@ -123,35 +153,104 @@ pub(crate) trait Ranges {
     fn remove(&mut self, last: usize);
 }
 
-/// A sparse array of [`Block`]s.
+/// A sparse array of [`Block`]s, in which there is one for every page that has or had memory.
 pub(crate) trait Blocks {
-    /// Memory for one block.
-    type Spare;
+    /// What its bits are made of.
+    type Word: Word;
 
     /// The block with this number.
-    fn get(&self, number: usize) -> Option<&Block>;
+    fn get(&self, number: usize) -> Option<&Block<Self::Word>>;
 
-    /// The block with this number.
-    fn get_mut(&mut self, number: usize) -> Option<&mut Block>;
+    /// The first block with this number or a greater one, and its number.
+    fn at_or_after(&self, number: usize) -> Option<(usize, &Block<Self::Word>)>;
+}
 
-    /// Adds a block that is not there, all pages absent and unmarked.
-    fn insert(&mut self, spare: Self::Spare, number: usize);
+/// The first resident page in `from..end`. Needs no lock.
+pub(crate) fn next_resident<B: Blocks>(blocks: &B, from: usize, end: usize) -> Option<usize> {
+    find(blocks, from, end, |block, word| block.resident[word].load())
+}
 
-    /// Removes the block with this number.
-    fn remove(&mut self, number: usize);
+/// The first page in `from..end` that is not resident. Needs no lock.
+pub(crate) fn next_hole<B: Blocks>(blocks: &B, from: usize, end: usize) -> Option<usize> {
+    let mut page = from;
 
-    /// Shows the blocks from `number` on, in their order, until there is an answer. Removes those
-    /// that are empty thereafter.
-    fn walk<T>(
-        &mut self,
-        number: usize,
-        f: impl FnMut(usize, &mut Block) -> ControlFlow<T>,
-    ) -> Option<T>;
+    while page < end {
+        let Some(block) = blocks.get(page / BLOCK_PAGES) else {
+            return Some(page);
+        };
+        let (word, bit) = place(page);
+        let holes = !block.resident[word].load() & !(bit - 1);
+        if holes != 0 {
+            let hole = page / 64 * 64 + holes.trailing_zeros() as usize;
+            return (hole < end).then_some(hole);
+        }
+        page = (page / 64 + 1) * 64;
+    }
+    None
+}
+
+/// The first page in `from..end` whose bit `bits` gives.
+fn find<B: Blocks>(
+    blocks: &B,
+    from: usize,
+    end: usize,
+    bits: impl Fn(&Block<B::Word>, usize) -> u64,
+) -> Option<usize> {
+    let mut page = from;
+
+    while page < end {
+        let (number, block) = blocks.at_or_after(page / BLOCK_PAGES)?;
+        page = page.max(number * BLOCK_PAGES);
+        while page < end && page / BLOCK_PAGES == number {
+            let (word, bit) = place(page);
+            let found = bits(block, word) & !(bit - 1);
+            if found != 0 {
+                let found = page / 64 * 64 + found.trailing_zeros() as usize;
+                return (found < end).then_some(found);
+            }
+            page = (page / 64 + 1) * 64;
+        }
+    }
+    None
+}
+
+/// Shows the blocks of `pages`, to be read or changed; `f` is given a word and the bits of it that
+/// are meant.
+fn each_word<B: Blocks>(
+    blocks: &B,
+    pages: PageRange,
+    mut f: impl FnMut(&Block<B::Word>, usize, u64),
+) {
+    let mut from = pages.start() / BLOCK_PAGES;
+
+    while let Some((number, block)) = blocks.at_or_after(from) {
+        let first = number * BLOCK_PAGES;
+        if first >= pages.end() {
+            return;
+        }
+        for word in 0..WORDS {
+            let mask = word_mask(pages, first + word * 64);
+            if mask != 0 {
+                f(block, word, mask);
+            }
+        }
+        from = number + 1;
+    }
 }
 
 /// How many ranges one call works on. Then it returns, so that its caller can let go of the lock: a
 /// region may have millions of them.
 const BATCH: usize = 256;
+/// Pages whose blocks cost as much to go through as a range does.
+const RANGE_COST: usize = 16 * BLOCK_PAGES;
+/// Pages that a range has at most: as many as a call works on, 8 GiB of 4 KiB pages. What is unpinned
+/// beyond makes more than one range.
+const RANGE_MAX: usize = BATCH * RANGE_COST;
+
+/// What work on `pages` pages of a range counts in a batch.
+fn cost(pages: usize) -> usize {
+    1 + pages / RANGE_COST
+}
 
 /// Why a call returned; it is to be called again with the same arguments, which hold what is left
 /// to do.
@@ -193,24 +292,24 @@ pub(crate) enum State {
 /// # Invariants
 ///
 /// - Ranges are disjoint, and no page outside of them is marked.
-/// - `live` and `purged` of each range are what its base and the bitmaps say.
-/// - A block exists for every resident, arriving or marked page, and for no others.
+/// - `live` and `purged` of each range are what its base and the bitmaps say; which pages of a range
+///   are resident, and were not noted by [`Pins::inserted`] yet, is open.
+/// - A block exists for every resident or marked page.
 /// - `unpinned` is the sum of the ranges' lengths.
-pub(crate) struct Pins<R, B> {
+pub(crate) struct Pins<R> {
     ranges: R,
-    blocks: B,
     unpinned: usize,
     /// Callers that wait for claims to be given back.
     waiting: usize,
 }
 
-impl<R: Ranges, B: Blocks> Pins<R, B> {
-    /// All pages pinned, none resident. Both containers must be empty.
-    pub(crate) fn new(ranges: R, blocks: B) -> Self {
-        // INVARIANT: there is no range, no block, no unpinned page.
+/// All methods that look at single pages are given the region's blocks.
+impl<R: Ranges> Pins<R> {
+    /// All pages pinned. The container must be empty.
+    pub(crate) fn new(ranges: R) -> Self {
+        // INVARIANT: there is no range, no unpinned page.
         Self {
             ranges,
-            blocks,
             unpinned: 0,
             waiting: 0,
         }
@@ -232,20 +331,25 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
     }
 
     /// Tells of each of `pages`, in their order, its state and whether it is resident.
-    pub(crate) fn each_state(&self, pages: PageRange, mut f: impl FnMut(State, bool)) {
+    pub(crate) fn each_state<B: Blocks>(
+        &self,
+        blocks: &B,
+        pages: PageRange,
+        mut f: impl FnMut(State, bool),
+    ) {
         let mut range = self.overlapping(pages);
         let mut block = None;
 
         for page in pages.start()..pages.end() {
             let (word, bit) = place(page);
             if page == pages.start() || page % BLOCK_PAGES == 0 {
-                block = self.blocks.get(page / BLOCK_PAGES);
+                block = blocks.get(page / BLOCK_PAGES);
             }
             if range.is_some_and(|range| range.last < page) {
                 range = self.ranges.at_or_after(page);
             }
-            let marked = block.is_some_and(|block| block.marked[word] & bit != 0);
-            let resident = block.is_some_and(|block| block.resident[word] & bit != 0);
+            let marked = block.is_some_and(|block| block.marked[word].load() & bit != 0);
+            let resident = block.is_some_and(|block| block.resident[word].load() & bit != 0);
             let state = match range.filter(|range| range.start <= page) {
                 None => State::Pinned,
                 Some(range) if marked == (range.base == Base::Live) => State::Purged,
@@ -265,26 +369,36 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
 
     /// Unpins what is pinned of `rest`; what is not keeps its state and its age.
     ///
-    /// `spares` gives a node for each gap.
-    pub(crate) fn unpin(
+    /// `spares` gives a node for each gap. Whoever makes a page resident from here on has to call
+    /// [`Self::inserted`].
+    pub(crate) fn unpin<B: Blocks>(
         &mut self,
+        blocks: &B,
         rest: &mut PageRange,
         age: u64,
         mut spares: impl FnMut() -> Option<R::Spare>,
     ) -> Progress {
-        for _ in 0..BATCH {
+        let mut done = 0;
+        while done < BATCH {
             if rest.is_empty() {
                 return Progress::Done;
             }
             let before = *rest;
             let Some(gap) = self.next_gap(rest) else {
+                done += 1;
                 continue;
             };
+            done += cost(gap.len());
             let Some(spare) = spares() else {
                 *rest = before;
                 return Progress::NeedSpare;
             };
-            let live = self.count(Base::Live, gap).live;
+            let mut live = 0;
+            each_word(blocks, gap, |block, word, mask| {
+                let resident = block.resident[word].load() & mask;
+                block.counted[word].put(mask, resident);
+                live += resident.count_ones() as usize;
+            });
 
             // INVARIANT: a gap overlaps no range; its pages carry no mark, so none is purged.
             self.ranges.insert(
@@ -315,13 +429,15 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
     ///
     /// Nothing is changed before all memory is there, so that nothing is lost if there is none. To
     /// pin everything takes none.
-    pub(crate) fn pin(
+    pub(crate) fn pin<B: Blocks>(
         &mut self,
+        blocks: &B,
         rest: &mut PageRange,
         was_purged: &mut bool,
         spare: &mut Option<R::Spare>,
     ) -> Progress {
-        for _ in 0..BATCH {
+        let mut done = 0;
+        while done < BATCH {
             let Some(old) = self.overlapping(*rest) else {
                 *rest = rest.clamp(rest.end(), rest.end());
                 return Progress::Done;
@@ -330,6 +446,7 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
                 return Progress::Claimed;
             }
             let cut = rest.clamp(old.start, old.last + 1);
+            done += cost(cut.len());
             let head = old.start < cut.start();
             let tail = old.last >= cut.end();
             // A split at once; or one later, if others change the rest between two steps: a range
@@ -343,7 +460,7 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
             }
 
             let taken = if head || tail {
-                self.count_in(&old, cut)
+                count_in(blocks, &old, cut)
             } else {
                 Counts {
                     live: old.live,
@@ -375,7 +492,7 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
                 }
                 (true, true) => {
                     let front = PageRange::whole(cut.start()).clamp(old.start, cut.start());
-                    let front_counts = self.count_in(&old, front);
+                    let front_counts = count_in(blocks, &old, front);
 
                     left.start = cut.end();
                     left.live = left.live.saturating_sub(front_counts.live);
@@ -392,7 +509,9 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
                 }
             }
             if has_marks {
-                self.each_word(cut, |block, word, mask| block.marked[word] &= !mask);
+                each_word(blocks, cut, |block, word, mask| {
+                    block.marked[word].put(mask, 0);
+                });
             }
             self.unpinned -= cut.len();
             *rest = rest.clamp(cut.end(), usize::MAX);
@@ -400,44 +519,19 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
         Progress::More
     }
 
-    /// `page` is about to get memory; [`Self::inserted`] or [`Self::cancelled`] follows.
-    ///
-    /// `false` if there is no block for it yet and no spare one was given.
-    #[must_use]
-    pub(crate) fn arriving(&mut self, page: usize, spare: &mut Option<B::Spare>) -> bool {
-        let number = page / BLOCK_PAGES;
-
-        if self.blocks.get(number).is_none() {
-            let Some(spare) = spare.take() else {
-                return false;
-            };
-            self.blocks.insert(spare, number);
-        }
-        if let Some(block) = self.blocks.get_mut(number) {
-            block.arriving += 1;
-        }
-        true
-    }
-
-    /// `page` did not get memory after all.
-    pub(crate) fn cancelled(&mut self, page: usize) {
-        self.change(page, |block, _, _| {
-            block.arriving = block.arriving.saturating_sub(1);
-        });
-    }
-
-    /// `page` was absent and has memory now.
-    pub(crate) fn inserted(&mut self, page: usize) {
-        let mut was_absent = false;
-        self.change(page, |block, word, bit| {
-            block.arriving = block.arriving.saturating_sub(1);
-            was_absent = block.resident[word] & bit == 0;
-            block.resident[word] |= bit;
-        });
-        debug_assert!(was_absent);
-
-        if let Some(range) = self.containing(page).filter(|_| was_absent) {
-            if !self.is_purged(&range, page) {
+    /// `page` was absent and has memory now: its bit was set before.
+    pub(crate) fn inserted<B: Blocks>(&mut self, blocks: &B, page: usize) {
+        let (word, bit) = place(page);
+        let Some(range) = self.containing(page) else {
+            return;
+        };
+        let Some(block) = blocks.get(page / BLOCK_PAGES) else {
+            return;
+        };
+        // It may have been counted when the range was made.
+        if block.counted[word].load() & bit == 0 {
+            block.counted[word].put(bit, bit);
+            if block.live(range.base, word) & bit != 0 {
                 let live = range.live + 1;
                 self.ranges.update(range.last, Range { live, ..range });
             }
@@ -445,17 +539,19 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
     }
 
     /// `page` was resident and lost its memory, by its owner's wish.
-    pub(crate) fn removed(&mut self, page: usize) {
-        let range = self.containing(page);
-        let purged = range.is_some_and(|range| self.is_purged(&range, page));
-        let mut was_resident = false;
-        self.change(page, |block, word, bit| {
-            was_resident = block.resident[word] & bit != 0;
-            block.resident[word] &= !bit;
-        });
-        debug_assert!(was_resident);
+    pub(crate) fn removed<B: Blocks>(&mut self, blocks: &B, page: usize) {
+        let (word, bit) = place(page);
+        let Some(block) = blocks.get(page / BLOCK_PAGES) else {
+            return;
+        };
+        let range = self
+            .containing(page)
+            .filter(|range| block.live(range.base, word) & bit != 0);
+        debug_assert!(block.resident[word].load() & bit != 0);
+        block.resident[word].clear(bit);
+        block.counted[word].put(bit, 0);
 
-        if let Some(range) = range.filter(|_| was_resident && !purged) {
+        if let Some(range) = range {
             let live = range.live.saturating_sub(1);
             self.ranges.update(range.last, Range { live, ..range });
         }
@@ -502,12 +598,17 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
     }
 
     /// The first live page from `from` on of the claimed range that ends at `last`.
-    pub(crate) fn next_live(&mut self, last: usize, from: usize) -> Option<usize> {
+    pub(crate) fn next_live<B: Blocks>(
+        &self,
+        blocks: &B,
+        last: usize,
+        from: usize,
+    ) -> Option<usize> {
         let range = self.claimed(last)?;
         if range.live == 0 {
             return None;
         }
-        self.find(from.max(range.start), last + 1, |block, word| {
+        find(blocks, from.max(range.start), last + 1, |block, word| {
             block.live(range.base, word)
         })
     }
@@ -515,37 +616,37 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
     /// Purges `page` of the claimed range that ends at `last`, unless it is not live any more:
     /// somebody else may have purged it, and a fault may have filled it anew.
     #[must_use]
-    pub(crate) fn purge(&mut self, last: usize, page: usize) -> bool {
+    pub(crate) fn purge<B: Blocks>(&mut self, blocks: &B, last: usize, page: usize) -> bool {
+        let (word, bit) = place(page);
         let Some(range) = self.claimed(last) else {
             return false;
         };
-        let mut was_live = false;
-        self.change(page, |block, word, bit| {
-            was_live = block.live(range.base, word) & bit != 0;
-            if was_live {
-                block.resident[word] &= !bit;
-                match range.base {
-                    Base::Live => block.marked[word] |= bit,
-                    Base::Purged => block.marked[word] &= !bit,
-                }
-            }
-        });
-        if was_live {
-            self.ranges.update(
-                last,
-                Range {
-                    live: range.live.saturating_sub(1),
-                    purged: range.purged + 1,
-                    ..range
-                },
-            );
+        let Some(block) = blocks.get(page / BLOCK_PAGES) else {
+            return false;
+        };
+        if block.live(range.base, word) & bit == 0 {
+            return false;
         }
-        was_live
+        block.resident[word].clear(bit);
+        block.counted[word].put(bit, 0);
+        match range.base {
+            Base::Live => block.marked[word].put(bit, bit),
+            Base::Purged => block.marked[word].put(bit, 0),
+        }
+        self.ranges.update(
+            last,
+            Range {
+                live: range.live.saturating_sub(1),
+                purged: range.purged + 1,
+                ..range
+            },
+        );
+        true
     }
 
     /// Purges what has no memory of the claimed range that ends at `last`; live pages stay
     /// unpinned. Gives the number of pages that were not purged before.
-    pub(crate) fn purge_holes(&mut self, last: usize) -> usize {
+    pub(crate) fn purge_holes<B: Blocks>(&mut self, blocks: &B, last: usize) -> usize {
         let Some(range) = self.claimed(last) else {
             return 0;
         };
@@ -553,9 +654,9 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
 
         // INVARIANT: with the base `Purged` a mark stands for a page that was not purged, and that
         // is now each live page.
-        self.each_word(pages, |block, word, mask| {
+        each_word(blocks, pages, |block, word, mask| {
             let live = block.live(range.base, word) & mask;
-            block.marked[word] = block.marked[word] & !mask | live;
+            block.marked[word].put(mask, live);
         });
         let purged = range.len().saturating_sub(range.live);
         self.ranges.update(
@@ -567,30 +668,6 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
             },
         );
         purged.saturating_sub(range.purged)
-    }
-
-    /// The first resident page in `from..end`.
-    pub(crate) fn next_resident(&mut self, from: usize, end: usize) -> Option<usize> {
-        self.find(from, end, |block, word| block.resident[word])
-    }
-
-    /// The first page in `from..end` that is not resident.
-    pub(crate) fn next_hole(&self, from: usize, end: usize) -> Option<usize> {
-        let mut page = from;
-
-        while page < end {
-            let Some(block) = self.blocks.get(page / BLOCK_PAGES) else {
-                return Some(page);
-            };
-            let (word, bit) = place(page);
-            let holes = !block.resident[word] & !(bit - 1);
-            if holes != 0 {
-                let hole = page / 64 * 64 + holes.trailing_zeros() as usize;
-                return (hole < end).then_some(hole);
-            }
-            page = (page / 64 + 1) * 64;
-        }
-        None
     }
 
     fn claimed(&self, last: usize) -> Option<Range> {
@@ -616,114 +693,44 @@ impl<R: Ranges, B: Blocks> Pins<R, B> {
             .filter(|range| range.start < pages.end())
     }
 
-    fn is_purged(&self, range: &Range, page: usize) -> bool {
-        let (word, bit) = place(page);
-        let marked = self
-            .blocks
-            .get(page / BLOCK_PAGES)
-            .is_some_and(|block| block.marked[word] & bit != 0);
-        marked == (range.base == Base::Live)
-    }
-
-    /// What is pinned at the beginning of `rest`, if anything is; takes it from there, and the
-    /// range that follows.
+    /// What is pinned at the beginning of `rest`, if anything is, up to [`RANGE_MAX`]; takes it from
+    /// there, and the range that follows.
     fn next_gap(&self, rest: &mut PageRange) -> Option<PageRange> {
         let (start, next) = match self.overlapping(*rest) {
             Some(range) => (range.start, range.last + 1),
             None => (rest.end(), rest.end()),
         };
-        let gap = rest.clamp(0, start);
+        let gap = rest.clamp(0, start.min(rest.start().saturating_add(RANGE_MAX)));
+        let next = if gap.end() < start { gap.end() } else { next };
         *rest = rest.clamp(next, usize::MAX);
         (!gap.is_empty()).then_some(gap)
     }
+}
 
-    /// Counts over the part `pages` of `range`, without a look where nothing can be found.
-    fn count_in(&mut self, range: &Range, pages: PageRange) -> Counts {
-        if range.live == 0 && range.base == Base::Live && range.purged == 0 {
-            return Counts::default();
-        }
-        if range.live == 0 && range.base == Base::Purged && range.purged == range.len() {
-            return Counts {
-                live: 0,
-                purged: pages.len(),
-            };
-        }
-        self.count(range.base, pages)
+/// Counts over the part `pages` of `range`, without a look where nothing can be found.
+fn count_in<B: Blocks>(blocks: &B, range: &Range, pages: PageRange) -> Counts {
+    if range.live == 0 && range.base == Base::Live && range.purged == 0 {
+        return Counts::default();
     }
-
-    fn count(&mut self, base: Base, pages: PageRange) -> Counts {
-        let mut live = 0;
-        let mut marks = 0;
-
-        self.each_word(pages, |block, word, mask| {
-            live += (block.live(base, word) & mask).count_ones() as usize;
-            marks += (block.marked[word] & mask).count_ones() as usize;
-        });
-        Counts {
-            live,
-            purged: match base {
-                Base::Live => marks,
-                Base::Purged => pages.len().saturating_sub(marks),
-            },
-        }
+    if range.live == 0 && range.base == Base::Purged && range.purged == range.len() {
+        return Counts {
+            live: 0,
+            purged: pages.len(),
+        };
     }
+    let mut live = 0;
+    let mut marks = 0;
 
-    /// Changes the block of `page`, if there is one, and removes it if nothing is left in it.
-    fn change(&mut self, page: usize, f: impl FnOnce(&mut Block, usize, u64)) {
-        let number = page / BLOCK_PAGES;
-        let (word, bit) = place(page);
-
-        if let Some(block) = self.blocks.get_mut(number) {
-            f(block, word, bit);
-            if block.is_empty() {
-                self.blocks.remove(number);
-            }
-        }
-    }
-
-    /// Shows the blocks of `pages`, to be read or changed; `f` is given a word and the bits of it
-    /// that are meant.
-    fn each_word(&mut self, pages: PageRange, mut f: impl FnMut(&mut Block, usize, u64)) {
-        self.blocks
-            .walk::<()>(pages.start() / BLOCK_PAGES, |number, block| {
-                let first = number * BLOCK_PAGES;
-                if first >= pages.end() {
-                    return ControlFlow::Break(());
-                }
-                for word in 0..WORDS {
-                    let mask = word_mask(pages, first + word * 64);
-                    if mask != 0 {
-                        f(block, word, mask);
-                    }
-                }
-                ControlFlow::Continue(())
-            });
-    }
-
-    /// The first page in `from..end` whose bit `bits` gives.
-    fn find(
-        &mut self,
-        from: usize,
-        end: usize,
-        bits: impl Fn(&Block, usize) -> u64,
-    ) -> Option<usize> {
-        let found = self.blocks.walk(from / BLOCK_PAGES, |number, block| {
-            let mut page = from.max(number * BLOCK_PAGES);
-
-            while page < end && page / BLOCK_PAGES == number {
-                let (word, bit) = place(page);
-                let found = bits(block, word) & !(bit - 1);
-                if found != 0 {
-                    return ControlFlow::Break(page / 64 * 64 + found.trailing_zeros() as usize);
-                }
-                page = (page / 64 + 1) * 64;
-            }
-            if page >= end {
-                return ControlFlow::Break(end);
-            }
-            ControlFlow::Continue(())
-        });
-        found.filter(|page| *page < end)
+    each_word(blocks, pages, |block, word, mask| {
+        live += (block.live(range.base, word) & mask).count_ones() as usize;
+        marks += (block.marked[word].load() & mask).count_ones() as usize;
+    });
+    Counts {
+        live,
+        purged: match range.base {
+            Base::Live => marks,
+            Base::Purged => pages.len().saturating_sub(marks),
+        },
     }
 }
 

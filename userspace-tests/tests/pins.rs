@@ -8,7 +8,10 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
-use std::ops::ControlFlow;
+use std::ops::Deref;
+use std::ops::DerefMut;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 
 use proptest::prelude::*;
 
@@ -27,6 +30,9 @@ use policy::pins::Progress;
 use policy::pins::Range;
 use policy::pins::Ranges;
 use policy::pins::State;
+use policy::pins::Word;
+use policy::pins::next_hole;
+use policy::pins::next_resident;
 
 /// Two blocks and a part of a third.
 const PAGES: usize = 2 * BLOCK_PAGES + 90;
@@ -62,41 +68,95 @@ impl Ranges for RangeMap {
 }
 
 #[derive(Default)]
-struct BlockMap(BTreeMap<usize, Block>);
+struct HostWord(AtomicU64);
+
+impl Word for HostWord {
+    fn load(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    fn set(&self, bits: u64) {
+        self.0.fetch_or(bits, Ordering::SeqCst);
+    }
+
+    fn clear(&self, bits: u64) {
+        self.0.fetch_and(!bits, Ordering::SeqCst);
+    }
+
+    fn store(&self, bits: u64) {
+        self.0.store(bits, Ordering::SeqCst);
+    }
+}
+
+#[derive(Default)]
+struct BlockMap(BTreeMap<usize, Block<HostWord>>);
 
 impl Blocks for BlockMap {
-    type Spare = ();
+    type Word = HostWord;
 
-    fn get(&self, number: usize) -> Option<&Block> {
+    fn get(&self, number: usize) -> Option<&Block<HostWord>> {
         self.0.get(&number)
     }
 
-    fn get_mut(&mut self, number: usize) -> Option<&mut Block> {
-        self.0.get_mut(&number)
+    fn at_or_after(&self, number: usize) -> Option<(usize, &Block<HostWord>)> {
+        self.0.range(number..).next().map(|(n, block)| (*n, block))
+    }
+}
+
+/// A region's pins and blocks.
+#[derive(Default)]
+struct HostPins {
+    pins: Pins<RangeMap>,
+    blocks: BlockMap,
+}
+
+impl Default for Pins<RangeMap> {
+    fn default() -> Self {
+        Self::new(RangeMap::default())
+    }
+}
+
+impl Deref for HostPins {
+    type Target = Pins<RangeMap>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.pins
+    }
+}
+
+impl DerefMut for HostPins {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.pins
+    }
+}
+
+impl HostPins {
+    /// A page gets memory; nobody has told the ranges yet.
+    fn arrive(&mut self, page: usize) {
+        let block = self.blocks.0.entry(page / BLOCK_PAGES).or_default();
+        block.set_resident(page);
     }
 
-    fn insert(&mut self, (): (), number: usize) {
-        assert!(self.0.insert(number, Block::default()).is_none());
+    /// They are told.
+    fn note(&mut self, page: usize) {
+        self.pins.inserted(&self.blocks, page);
     }
 
-    fn remove(&mut self, number: usize) {
-        assert!(self.0.remove(&number).is_some_and(|block| block.is_empty()));
+    fn touch(&mut self, page: usize) {
+        self.arrive(page);
+        self.note(page);
     }
 
-    fn walk<T>(
-        &mut self,
-        number: usize,
-        mut f: impl FnMut(usize, &mut Block) -> ControlFlow<T>,
-    ) -> Option<T> {
-        let mut answer = None;
-        for (number, block) in self.0.range_mut(number..) {
-            if let ControlFlow::Break(found) = f(*number, block) {
-                answer = Some(found);
-                break;
-            }
-        }
-        self.0.retain(|_, block| !block.is_empty());
-        answer
+    fn purge(&mut self, last: usize, page: usize) -> bool {
+        self.pins.purge(&self.blocks, last, page)
+    }
+
+    fn purge_holes(&mut self, last: usize) -> usize {
+        self.pins.purge_holes(&self.blocks, last)
+    }
+
+    fn next_live(&self, last: usize, from: usize) -> Option<usize> {
+        self.pins.next_live(&self.blocks, last, from)
     }
 }
 
@@ -104,6 +164,8 @@ impl Blocks for BlockMap {
 struct Page {
     state: State,
     resident: bool,
+    /// Of a resident page: whether its range, if any, knows that it is.
+    known: bool,
     age: u64,
 }
 
@@ -114,6 +176,10 @@ enum Op {
     Pin(usize, usize),
     /// A page is touched.
     Touch(usize),
+    /// A page is touched, and the fault is not over yet.
+    Arrive(usize),
+    /// All such faults end.
+    Note,
     /// `MADV_REMOVE` of a page.
     Remove(usize),
     /// Reclaim wants this many pages; every nth of them is held by a device.
@@ -132,6 +198,8 @@ fn ops() -> impl Strategy<Value = Op> {
         4 => range.clone().prop_map(|(a, b)| Op::Unpin(a, b)),
         4 => range.prop_map(|(a, b)| Op::Pin(a, b)),
         6 => page.clone().prop_map(Op::Touch),
+        3 => page.clone().prop_map(Op::Arrive),
+        2 => Just(Op::Note),
         2 => page.prop_map(Op::Remove),
         2 => (1..40usize, held.clone()).prop_map(|(n, held)| Op::Scan(n, held)),
         1 => held.prop_map(Op::PurgeAll),
@@ -139,28 +207,18 @@ fn ops() -> impl Strategy<Value = Op> {
 }
 
 struct Bench {
-    pins: Pins<RangeMap, BlockMap>,
+    pins: HostPins,
     model: Vec<Page>,
+    /// Pages whose fault is not over yet: their folios are locked.
+    arriving: BTreeSet<usize>,
     clock: u64,
-}
-
-type HostPins = Pins<RangeMap, BlockMap>;
-
-/// A page gets memory, at the second attempt if there was no block.
-fn touch(pins: &mut HostPins, page: usize) {
-    let mut spare = None;
-    if !pins.arriving(page, &mut spare) {
-        spare = Some(());
-        assert!(pins.arriving(page, &mut spare) && spare.is_none());
-    }
-    pins.inserted(page);
 }
 
 /// Unpins with at most this many spares, in as many steps as it takes.
 fn unpin(pins: &mut HostPins, range: PageRange, age: u64, spares: &mut usize) {
     let mut rest = range;
     loop {
-        let step = pins.unpin(&mut rest, age, || {
+        let step = pins.pins.unpin(&pins.blocks, &mut rest, age, || {
             *spares = spares.checked_sub(1)?;
             Some(())
         });
@@ -178,7 +236,10 @@ fn pin(pins: &mut HostPins, range: PageRange) -> bool {
     let (mut rest, mut was_purged, mut spare) = (range, false, None);
     loop {
         let before = format!("{:?}", pins.ranges_mut().0);
-        match pins.pin(&mut rest, &mut was_purged, &mut spare) {
+        let step = pins
+            .pins
+            .pin(&pins.blocks, &mut rest, &mut was_purged, &mut spare);
+        match step {
             Progress::Done => break,
             Progress::More => {}
             Progress::NeedSpare => {
@@ -204,7 +265,9 @@ fn is_claimed(pins: &mut HostPins, page: usize) -> bool {
     let claimed = found.is_some_and(|range| range.start <= page && range.claims != 0);
     if claimed {
         let mut rest = pages(page, page + 1);
-        let step = pins.pin(&mut rest, &mut false, &mut Some(()));
+        let step = pins
+            .pins
+            .pin(&pins.blocks, &mut rest, &mut false, &mut Some(()));
         assert_eq!((step, rest.len()), (Progress::Claimed, 1));
     }
     claimed
@@ -213,7 +276,9 @@ fn is_claimed(pins: &mut HostPins, page: usize) -> bool {
 /// State and residency of each of these pages.
 fn states(pins: &HostPins, range: PageRange) -> Vec<(State, bool)> {
     let mut found = vec![];
-    pins.each_state(range, |state, resident| found.push((state, resident)));
+    pins.each_state(&pins.blocks, range, |state, resident| {
+        found.push((state, resident))
+    });
     assert_eq!(found.len(), range.len());
     found
 }
@@ -225,21 +290,23 @@ fn pages(start: usize, end: usize) -> PageRange {
 impl Bench {
     fn new() -> Self {
         Self {
-            pins: Pins::new(RangeMap::default(), BlockMap::default()),
+            pins: HostPins::default(),
             model: vec![
                 Page {
                     state: State::Pinned,
                     resident: false,
+                    known: false,
                     age: 0
                 };
                 PAGES
             ],
+            arriving: BTreeSet::new(),
             clock: 0,
         }
     }
 
     fn live(page: &Page) -> bool {
-        page.state == State::Unpinned && page.resident
+        page.state == State::Unpinned && page.resident && page.known
     }
 
     /// The ranges as the driver's LRU would list them: oldest first.
@@ -264,6 +331,7 @@ impl Bench {
                 for page in &mut self.model[range.start()..range.end()] {
                     if page.state == State::Pinned {
                         page.state = State::Unpinned;
+                        page.known = page.resident;
                         page.age = self.clock;
                     }
                 }
@@ -278,15 +346,25 @@ impl Bench {
                     page.state = State::Pinned;
                 }
             }
-            Op::Touch(page) => {
+            Op::Touch(page) | Op::Arrive(page) => {
                 if !self.model[page].resident {
-                    touch(&mut self.pins, page);
+                    self.pins.arrive(page);
                     self.model[page].resident = true;
+                    self.model[page].known = false;
+                    self.arriving.insert(page);
+                }
+                if matches!(op, Op::Touch(_)) && self.arriving.remove(&page) {
+                    self.note(page);
+                }
+            }
+            Op::Note => {
+                while let Some(page) = self.arriving.pop_first() {
+                    self.note(page);
                 }
             }
             Op::Remove(page) => {
-                if self.model[page].resident {
-                    self.pins.removed(page);
+                if self.model[page].resident && !self.arriving.contains(&page) {
+                    self.pins.pins.removed(&self.pins.blocks, page);
                     self.model[page].resident = false;
                 }
             }
@@ -296,16 +374,29 @@ impl Bench {
             Op::PurgeAll(held) => {
                 let found = self.purge(usize::MAX, held, true);
                 let mut expected = 0;
-                for (number, page) in self.model.iter_mut().enumerate() {
-                    if page.state == State::Unpinned && !(page.resident && number % held == 0) {
+                for number in 0..PAGES {
+                    let kept = Self::live(&self.model[number]) && self.is_held(number, held);
+                    let page = &mut self.model[number];
+                    if page.state == State::Unpinned && !kept {
+                        // One that is just arriving stays, as if it came after the purge.
+                        page.resident &= !page.known;
                         page.state = State::Purged;
-                        page.resident = false;
                         expected += 1;
                     }
                 }
                 assert_eq!(found, expected, "PURGE_ALL's count");
             }
         }
+    }
+
+    fn note(&mut self, page: usize) {
+        self.pins.note(page);
+        self.model[page].known = true;
+    }
+
+    /// Whether reclaim leaves a page: a device has it, or a fault its lock.
+    fn is_held(&self, page: usize, every: usize) -> bool {
+        page % every == 0 || self.arriving.contains(&page)
     }
 
     /// What `reclaim.rs` does, without the folios. Updates the model for a scan
@@ -332,7 +423,7 @@ impl Bench {
                 };
                 from = page + 1;
                 assert!(Self::live(&self.model[page]), "page {page} is not live");
-                if page % held == 0 {
+                if self.is_held(page, held) {
                     continue;
                 }
                 // Oldest first: nobody older is left who could be taken.
@@ -340,7 +431,7 @@ impl Bench {
                     let age = self.model[page].age;
                     assert!(
                         !self.model.iter().enumerate().any(|(number, other)| {
-                            Self::live(other) && other.age < age && number % held != 0
+                            Self::live(other) && other.age < age && !self.is_held(number, held)
                         }),
                         "page {page} is not of the oldest"
                     );
@@ -371,7 +462,7 @@ impl Bench {
             );
         }
         for (number, page) in self.model.iter().enumerate() {
-            let next = self.pins.next_resident(number, number + 1);
+            let next = next_resident(&self.pins.blocks, number, number + 1);
             assert_eq!(next.is_some(), page.resident, "page {number} resident");
         }
         let unpinned = |page: &&Page| page.state != State::Pinned;
@@ -397,9 +488,9 @@ impl Bench {
             let pinned = part.iter().all(|page| page.state == State::Pinned);
             assert_eq!(self.pins.is_pinned(pages(start, end)), pinned);
             let position = |resident| part.iter().position(|page| page.resident == resident);
-            let found = self.pins.next_resident(start, end);
+            let found = next_resident(&self.pins.blocks, start, end);
             assert_eq!(found, position(true).map(|at| at + start));
-            let found = self.pins.next_hole(start, end);
+            let found = next_hole(&self.pins.blocks, start, end);
             assert_eq!(found, position(false).map(|at| at + start));
         }
     }
@@ -440,9 +531,9 @@ proptest! {
 
 #[test]
 fn claims_of_two_are_independent() {
-    let mut pins = Pins::new(RangeMap::default(), BlockMap::default());
-    touch(&mut pins, 3);
-    touch(&mut pins, 4);
+    let mut pins = HostPins::default();
+    pins.touch(3);
+    pins.touch(4);
     unpin(&mut pins, pages(0, 10), 1, &mut 1);
     assert!(claim(&mut pins, 0, 1) && claim(&mut pins, 0, 1));
     assert!(!claim(&mut pins, 0, 2), "another age");
@@ -453,7 +544,7 @@ fn claims_of_two_are_independent() {
     assert!(pins.purge(9, 3), "the first");
     assert!(!pins.purge(9, 3), "the second comes too late");
     // A fault fills it anew before the second one looks again: it stays.
-    touch(&mut pins, 3);
+    pins.touch(3);
     assert!(!pins.purge(9, 3), "what was written to a purged page");
     pins.release(9);
     assert!(is_claimed(&mut pins, 0), "one of them is still at it");
@@ -467,7 +558,7 @@ fn claims_of_two_are_independent() {
 
 #[test]
 fn thousands_of_ranges_take_several_steps() {
-    let mut pins = Pins::new(RangeMap::default(), BlockMap::default());
+    let mut pins = HostPins::default();
     for page in (0..PAGES).step_by(2) {
         unpin(&mut pins, pages(page, page + 1), page as u64, &mut 1);
     }
@@ -476,13 +567,17 @@ fn thousands_of_ranges_take_several_steps() {
     assert_eq!(pins.gaps(&mut rest), 255);
     assert_eq!(rest.start(), 511);
     let mut rest = pages(0, PAGES);
-    let step = pins.pin(&mut rest, &mut false, &mut None);
+    let step = pins
+        .pins
+        .pin(&pins.blocks, &mut rest, &mut false, &mut None);
     assert_eq!(
         (step, rest.start()),
         (Progress::NeedSpare, 0),
         "in case it is paused"
     );
-    let step = pins.pin(&mut rest, &mut false, &mut Some(()));
+    let step = pins
+        .pins
+        .pin(&pins.blocks, &mut rest, &mut false, &mut Some(()));
     assert_eq!((step, rest.start()), (Progress::More, 511));
     assert!(pins.is_pinned(pages(0, 511)) && !pins.is_pinned(pages(0, 513)));
     unpin(&mut pins, pages(0, PAGES), 9999, &mut PAGES.clone());
@@ -492,14 +587,45 @@ fn thousands_of_ranges_take_several_steps() {
 }
 
 #[test]
+fn what_would_take_long_is_done_in_steps() {
+    const MOST: usize = 256 * 16 * BLOCK_PAGES;
+    let mut pins = HostPins::default();
+    let all = PageRange::whole(2 * MOST + 1);
+    let (mut gaps, mut rest) = (0, all);
+    while !rest.is_empty() {
+        gaps += pins.gaps(&mut rest);
+    }
+    assert_eq!(gaps, 3);
+    unpin(&mut pins, all, 1, &mut gaps);
+    assert_eq!((gaps, pins.unpinned()), (0, 2 * MOST + 1));
+    assert!(
+        pins.ranges_mut()
+            .0
+            .values()
+            .all(|range| range.len() <= MOST)
+    );
+    // One of them is enough for a step.
+    let mut rest = all;
+    let step = pins
+        .pins
+        .pin(&pins.blocks, &mut rest, &mut false, &mut Some(()));
+    assert_eq!((step, rest.start()), (Progress::More, MOST));
+    assert!(!pin(&mut pins, all));
+    assert_eq!(pins.unpinned(), 0);
+}
+
+#[test]
 fn everything_is_pinned_without_a_spare() {
-    let mut pins = Pins::new(RangeMap::default(), BlockMap::default());
+    let mut pins = HostPins::default();
     for page in (0..PAGES).step_by(2) {
         unpin(&mut pins, pages(page, page + 1), page as u64, &mut 1);
     }
     let mut rest = PageRange::everything();
     loop {
-        match pins.pin(&mut rest, &mut false, &mut None) {
+        let step = pins
+            .pins
+            .pin(&pins.blocks, &mut rest, &mut false, &mut None);
+        match step {
             Progress::More => {}
             Progress::Done => break,
             other => panic!("{other:?}"),
@@ -510,31 +636,43 @@ fn everything_is_pinned_without_a_spare() {
 }
 
 #[test]
-fn blocks_exist_while_they_say_something() {
-    let mut pins = Pins::new(RangeMap::default(), BlockMap::default());
-    assert!(!pins.arriving(7, &mut None), "without a block");
-    assert!(pins.arriving(7, &mut Some(())));
-    assert!(pins.arriving(8, &mut None), "the block is there");
-    pins.cancelled(8);
-    pins.inserted(7);
-    pins.removed(7);
-    assert!(!pins.arriving(7, &mut None), "nothing was left in it");
+fn a_page_that_arrives_while_its_range_is_made_is_counted_once() {
+    let live = |pins: &mut HostPins| pins.ranges_mut().0[&9].live;
 
-    // A mark keeps it, until the page is pinned.
-    touch(&mut pins, 7);
-    unpin(&mut pins, pages(0, 9), 1, &mut 1);
-    assert!(claim(&mut pins, 0, 1) && pins.purge(8, 7));
-    pins.release(8);
-    assert!(pins.arriving(7, &mut None));
-    pins.cancelled(7);
-    assert!(pin(&mut pins, pages(0, 9)));
-    assert!(!pins.arriving(7, &mut None));
+    // The range sees the bit, and is told of it as well.
+    let mut pins = HostPins::default();
+    pins.arrive(3);
+    unpin(&mut pins, pages(0, 10), 1, &mut 1);
+    assert_eq!(live(&mut pins), 1);
+    pins.note(3);
+    assert_eq!(live(&mut pins), 1);
+
+    // It is told only.
+    pins.arrive(4);
+    assert_eq!(live(&mut pins), 1);
+    pins.note(4);
+    assert_eq!(live(&mut pins), 2);
+
+    // It was purged before it is told.
+    pins.arrive(5);
+    assert!(claim(&mut pins, 0, 1));
+    assert_eq!(pins.purge_holes(9), 8, "all but 3 and 4");
+    pins.release(9);
+    pins.note(5);
+    assert_eq!(live(&mut pins), 2);
+    assert_eq!(states(&pins, pages(5, 6)), [(State::Purged, true)]);
+
+    // What one range knew says nothing to the next one.
+    assert!(pin(&mut pins, pages(0, 10)));
+    pins.pins.removed(&pins.blocks, 3);
+    unpin(&mut pins, pages(0, 10), 2, &mut 1);
+    assert_eq!(live(&mut pins), 2);
 }
 
 #[test]
 fn bases_differ_in_what_a_mark_means() {
-    let mut pins = Pins::new(RangeMap::default(), BlockMap::default());
-    touch(&mut pins, 2);
+    let mut pins = HostPins::default();
+    pins.touch(2);
     unpin(&mut pins, pages(0, 4), 1, &mut 1);
     assert!(claim(&mut pins, 0, 1));
     assert_eq!(pins.purge_holes(3), 3);

@@ -5,16 +5,13 @@
 use std::fs;
 use std::ops::Range;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
 use std::thread::sleep;
 use std::time::Duration;
-use std::time::Instant;
 
 use anyhow::Context;
-use anyhow::bail;
 use anyhow::ensure;
 use nix::errno::Errno;
 use nix::sys::mman::MapFlags;
@@ -32,11 +29,12 @@ use crate::region::Mapping;
 use crate::region::PAGE;
 use crate::region::RW;
 use crate::region::Region;
-use crate::tests::process::Child;
+use crate::tests::group::Group;
+use crate::tests::group::groups;
+use crate::tests::group::remove;
 use crate::tests::process::receive_fd;
 use crate::tests::process::send_fd;
 use crate::tests::process::sockets;
-use crate::tests::process::spawn;
 
 tests! {
     page_is_charged_once_to_who_touches_it_first @ 60 => "limit.charge",
@@ -48,163 +46,9 @@ tests! {
     unpin_beyond_the_groups_limit_changes_nothing @ 60 => "limit.metadata" "pin.no-leftover",
 }
 
-/// Where the memory cgroups are.
-const ROOT: &str = "/sys/fs/cgroup";
 /// Pages that tests touch: by far more than the kernel may leave uncounted for
 /// a while, 64 for each processor.
 const N: usize = 2048;
-
-/// A memory cgroup, without others in it or without processes.
-struct Group(PathBuf);
-
-impl Group {
-    /// A group for the groups of this test.
-    fn parent() -> anyhow::Result<Self> {
-        let root = Self(ROOT.into());
-        root.write("cgroup.subtree_control", "+memory")?;
-        let path = root.0.join(format!("test-{}", std::process::id()));
-        // The root is no group of ours, to be removed.
-        std::mem::forget(root);
-        fs::create_dir(&path).with_context(|| path.display().to_string())?;
-        let group = Self(path);
-        group.write("cgroup.subtree_control", "+memory")?;
-        Ok(group)
-    }
-
-    /// A group in it, for processes.
-    fn child(&self, name: &str) -> anyhow::Result<Self> {
-        let path = self.0.join(name);
-        fs::create_dir(&path).with_context(|| path.display().to_string())?;
-        Ok(Self(path))
-    }
-
-    fn write(&self, file: &str, text: &str) -> anyhow::Result<()> {
-        let path = self.0.join(file);
-        fs::write(&path, text).with_context(|| format!("`{text}` to {}", path.display()))
-    }
-
-    fn read(&self, file: &str) -> anyhow::Result<String> {
-        let path = self.0.join(file);
-        fs::read_to_string(&path).with_context(|| path.display().to_string())
-    }
-
-    /// A value of a file that has one a line, with its key.
-    fn value(&self, file: &str, key: &str) -> anyhow::Result<usize> {
-        self.read(file)?
-            .lines()
-            .find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.parse().ok())
-            .with_context(|| format!("no {key} in {file}"))
-    }
-
-    /// Pages of files that it is charged for.
-    fn pages(&self) -> anyhow::Result<usize> {
-        Ok(self.value("memory.stat", "file")? / PAGE)
-    }
-
-    /// Waits until `is` holds for this value of memory.stat, and gives it: the
-    /// kernel adds up what its processors counted every two seconds, or when
-    /// it is much.
-    fn wait(&self, key: &str, is: impl Fn(usize) -> bool, what: &str) -> anyhow::Result<usize> {
-        let started = Instant::now();
-        loop {
-            let found = self.value("memory.stat", key)?;
-            if is(found) {
-                return Ok(found);
-            }
-            if started.elapsed() > Duration::from_secs(10) {
-                bail!("{what}: {} is charged for {key} {found}", self.name());
-            }
-            sleep(Duration::from_millis(20));
-        }
-    }
-
-    /// Asserts for how many pages it is charged; regions are all that has some.
-    fn expect(&self, pages: usize, what: &str) -> anyhow::Result<()> {
-        self.wait("file", |bytes| bytes == pages * PAGE, what)
-            .with_context(|| format!("expected {} bytes", pages * PAGE))?;
-        Ok(())
-    }
-
-    /// Bytes of kernel objects that it is charged for.
-    fn slab(&self) -> anyhow::Result<usize> {
-        self.value("memory.stat", "slab")
-    }
-
-    /// Asserts that it is charged for at least this much of kernel objects.
-    fn slab_at_least(&self, bytes: usize, what: &str) -> anyhow::Result<usize> {
-        self.wait("slab", |found| found >= bytes, what)
-            .with_context(|| format!("expected at least {bytes} bytes"))
-    }
-
-    /// Asserts that it is charged for no more than this much.
-    fn slab_at_most(&self, bytes: usize, what: &str) -> anyhow::Result<usize> {
-        self.wait("slab", |found| found <= bytes, what)
-            .with_context(|| format!("expected at most {bytes} bytes"))
-    }
-
-    fn name(&self) -> String {
-        self.0.display().to_string()
-    }
-
-    /// Starts a child in it.
-    fn spawn(&self, body: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<Child> {
-        spawn(|| {
-            self.write("cgroup.procs", "0")?;
-            body()
-        })
-    }
-
-    /// Runs a child in it.
-    fn run(&self, body: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
-        self.spawn(body)?.join()
-    }
-
-    /// Removes it, which must be possible.
-    fn remove(self) -> anyhow::Result<()> {
-        let removed = self.rmdir();
-        std::mem::forget(self);
-        removed
-    }
-
-    fn rmdir(&self) -> anyhow::Result<()> {
-        let started = Instant::now();
-        loop {
-            match fs::remove_dir(&self.0) {
-                // Who has ended is still there for a moment.
-                Err(error)
-                    if error.raw_os_error() == Some(libc::EBUSY)
-                        && started.elapsed() < Duration::from_secs(5) =>
-                {
-                    sleep(Duration::from_millis(10));
-                }
-                result => return result.with_context(|| self.name()),
-            }
-        }
-    }
-}
-
-impl Drop for Group {
-    /// For tests that fail; the others use [`Group::remove`].
-    fn drop(&mut self) {
-        let _ = fs::write(self.0.join("cgroup.kill"), "1");
-        if let Err(error) = self.rmdir() {
-            eprintln!("{error:#}");
-        }
-    }
-}
-
-/// Two groups, and the one that they are in.
-fn groups() -> anyhow::Result<(Group, Group, Group)> {
-    let parent = Group::parent()?;
-    let (a, b) = (parent.child("a")?, parent.child("b")?);
-    Ok((a, b, parent))
-}
-
-fn remove(groups: (Group, Group, Group)) -> anyhow::Result<()> {
-    groups.0.remove()?;
-    groups.1.remove()?;
-    groups.2.remove()
-}
 
 fn page_is_charged_once_to_who_touches_it_first() -> anyhow::Result<()> {
     let groups = groups()?;

@@ -15,6 +15,7 @@ mod debug;
 mod device;
 mod extensions;
 mod futex;
+pub mod group;
 mod history;
 mod hwpoison;
 mod mapping;

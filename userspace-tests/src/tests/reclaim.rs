@@ -3,6 +3,7 @@
 //! Memory that the kernel takes back by itself.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -15,9 +16,12 @@ use nix::sys::mman::mmap_anonymous;
 
 use crate::harness::skip;
 use crate::harness::tests;
+use crate::region::Mapping;
 use crate::region::PAGE;
 use crate::region::RW;
 use crate::region::Region;
+use crate::tests::group;
+use crate::tests::group::groups;
 use crate::tests::process::in_child;
 
 tests! {
@@ -26,6 +30,10 @@ tests! {
     shrinker_marks_resident_pages_only => "purge.pressure",
     drop_caches_takes_unpinned_pages_only => "purge.unpinned-only" "purge.pressure",
     pressure_purges_instead_of_killing @ 60,
+    each_cgroup_is_counted_and_shrunk_by_itself => "purge.cgroup" "purge.pressure",
+    cgroup_at_its_limit_purges_its_own_and_lives @ 60 => "purge.cgroup",
+    cgroup_without_its_controller_is_another_one_later @ 60 => "purge.cgroup",
+    ranges_of_a_removed_cgroup_are_its_parents @ 60 => "purge.cgroup",
 }
 
 /// The shrinker's folder in debugfs.
@@ -43,22 +51,40 @@ fn shrinker() -> anyhow::Result<PathBuf> {
     anyhow::bail!("the module has registered no shrinker")
 }
 
-/// How many objects the shrinker says it could free.
-fn count(shrinker: &Path) -> anyhow::Result<usize> {
+/// How many objects the shrinker says it could free for this cgroup, by its inode.
+fn count_of(shrinker: &Path, group: u64) -> anyhow::Result<usize> {
     let text = fs::read_to_string(shrinker.join("count"))?;
-    // A line for each memory cgroup: its inode, then a number for each node.
+    // A line for each memory cgroup that has some: its inode, then a number for each node.
     let mut sum = 0;
     for line in text.lines() {
-        for number in line.split_whitespace().skip(1) {
-            sum += number.parse::<usize>()?;
+        let mut numbers = line.split_whitespace();
+        if numbers.next() == Some(&group.to_string()) {
+            for number in numbers {
+                sum += number.parse::<usize>()?;
+            }
         }
     }
     Ok(sum)
 }
 
-/// Has the shrinker free this many.
+/// Has the shrinker free this many for this cgroup.
+fn scan_for(shrinker: &Path, group: u64, pages: usize) -> anyhow::Result<()> {
+    fs::write(shrinker.join("scan"), format!("{group} 0 {pages}\n")).context("scan")
+}
+
+/// The cgroup of this process, unless it went into another one.
+fn root() -> anyhow::Result<u64> {
+    Ok(fs::metadata(group::ROOT).context(group::ROOT)?.ino())
+}
+
+/// How many objects the shrinker says it could free for this process's cgroup.
+fn count(shrinker: &Path) -> anyhow::Result<usize> {
+    count_of(shrinker, root()?)
+}
+
+/// Has the shrinker free this many for this process's cgroup.
 fn scan(shrinker: &Path, pages: usize) -> anyhow::Result<()> {
-    fs::write(shrinker.join("scan"), format!("0 0 {pages}\n")).context("scan")
+    scan_for(shrinker, root()?, pages)
 }
 
 fn shrinker_counts_and_frees_exactly() -> anyhow::Result<()> {
@@ -194,7 +220,6 @@ pub fn occupy(pages: usize, huge: bool) -> anyhow::Result<()> {
 }
 
 fn pressure_purges_instead_of_killing() -> anyhow::Result<()> {
-    const MIB: usize = (1 << 20) / PAGE;
     let pinned = 16 * MIB;
     let all = 96 * MIB;
 
@@ -252,4 +277,127 @@ fn pressure_purges_instead_of_killing() -> anyhow::Result<()> {
         "{found} pages are gone, {purged} were counted"
     );
     Ok(())
+}
+
+/// Pages in a mebibyte.
+const MIB: usize = (1 << 20) / PAGE;
+
+/// A region of these pages, touched and unpinned by a process of this cgroup but for the first
+/// `pinned`.
+fn unpinned_in(
+    group: &group::Group,
+    pages: usize,
+    pinned: usize,
+) -> anyhow::Result<(Region, Mapping)> {
+    let region = Region::sized(pages)?;
+    let map = region.map(pages)?;
+    group.run(|| {
+        map.stamp(0..pages, 7);
+        region.unpin(pinned..pages)?;
+        Ok(())
+    })?;
+    Ok((region, map))
+}
+
+fn each_cgroup_is_counted_and_shrunk_by_itself() -> anyhow::Result<()> {
+    let shrinker = shrinker()?;
+    let groups = groups()?;
+    let (a, b, _) = &groups;
+    let (one, in_one) = unpinned_in(a, 50, 10)?;
+    let (two, in_two) = unpinned_in(b, 30, 0)?;
+    ensure!(count(&shrinker)? == 0, "that of this process has none");
+    ensure!(count_of(&shrinker, a.inode()?)? == 40);
+    ensure!(count_of(&shrinker, b.inode()?)? == 30);
+    // The older one is not touched when the other is meant.
+    scan_for(&shrinker, b.inode()?, 12)?;
+    ensure!(count_of(&shrinker, a.inode()?)? == 40);
+    ensure!(count_of(&shrinker, b.inode()?)? == 18);
+    ensure!((one.info()?.purged, two.info()?.purged) == (0, 12));
+    scan(&shrinker, 1000)?;
+    ensure!((one.info()?.purged, two.info()?.purged) == (0, 12));
+
+    // A range is that of who unpinned it, whoever pins or splits it: 40 become 39.
+    ensure!(!one.pin(20..21)?);
+    ensure!(count(&shrinker)? == 0 && count_of(&shrinker, a.inode()?)? == 39);
+    one.unpin(20..21)?;
+    ensure!(count(&shrinker)? == 1 && count_of(&shrinker, a.inode()?)? == 39);
+    scan_for(&shrinker, a.inode()?, 1000)?;
+    ensure!(one.info()?.purged == 39 && count_of(&shrinker, a.inode()?)? == 0);
+    scan(&shrinker, 1000)?;
+    ensure!(one.info()?.purged == 40 && two.info()?.purged == 12);
+    ensure!(in_one.picture(7) == "x".repeat(10) + &"0".repeat(40));
+    ensure!(in_two.picture(7) == "0".repeat(12) + &"x".repeat(18));
+    drop((one, in_one, two, in_two));
+    group::remove(groups)
+}
+
+fn cgroup_at_its_limit_purges_its_own_and_lives() -> anyhow::Result<()> {
+    let groups = groups()?;
+    let (a, b, _) = &groups;
+    let (limit, size, pinned) = (48 * MIB, 32 * MIB, 4 * MIB);
+    // Older, and of another cgroup: it would be the first to go if all were one.
+    let (other, in_other) = unpinned_in(b, 8 * MIB, 0)?;
+    let (own, in_own) = unpinned_in(a, size, pinned)?;
+    a.write("memory.max", &(limit * PAGE).to_string())?;
+    // More than is left by half of what it unpinned.
+    let wanted = limit - size + (size - pinned) / 2;
+    a.run(|| occupy(wanted, false))
+        .context("it was to get what it wanted")?;
+
+    let purged = own.info()?.purged as usize;
+    let kills = a.value("memory.events", "oom_kill")?;
+    println!("wanted {wanted} of {limit}, {size} in use, purged {purged}");
+    ensure!(kills == 0, "the OOM killer struck");
+    ensure!(purged >= wanted + size - limit, "it had enough without?");
+    ensure!(other.info()?.purged == 0, "its neighbour paid");
+    ensure!(in_other.picture(7) == "x".repeat(8 * MIB));
+    ensure!(!own.pin(0..pinned)?, "pinned pages count as purged");
+    ensure!(own.pin(pinned..size)? && !other.pin(0..8 * MIB)?);
+    let picture = in_own.picture(7);
+    ensure!(picture[..pinned] == *"x".repeat(pinned));
+    ensure!(picture.matches('0').count() == purged && !picture.contains('?'));
+    drop((own, in_own, other, in_other));
+    group::remove(groups)
+}
+
+fn cgroup_without_its_controller_is_another_one_later() -> anyhow::Result<()> {
+    let groups = groups()?;
+    let (a, _, parent) = &groups;
+    let (limit, size) = (32 * MIB, 20 * MIB);
+    // A range of before goes over to the parent, and stays.
+    let (before, _old) = unpinned_in(a, 4, 0)?;
+    parent.write("cgroup.subtree_control", "-memory")?;
+    parent.write("cgroup.subtree_control", "+memory")?;
+    // What the same group unpins from here on helps at the limit that it has now.
+    let (region, _map) = unpinned_in(a, size, 0)?;
+    a.write("memory.max", &(limit * PAGE).to_string())?;
+    a.run(|| occupy(limit - size / 2, false))
+        .context("it was to get what it wanted")?;
+    ensure!(a.value("memory.events", "oom_kill")? == 0);
+    ensure!(region.info()?.purged as usize >= size / 2);
+    ensure!(before.info()?.purged == 0, "that of another cgroup went");
+    drop((before, _old, region, _map));
+    group::remove(groups)
+}
+
+fn ranges_of_a_removed_cgroup_are_its_parents() -> anyhow::Result<()> {
+    let (a, b, parent) = groups()?;
+    let (size, limit) = (16 * MIB, 32 * MIB);
+    let (region, map) = unpinned_in(&a, size, 0)?;
+    a.remove()?;
+    // Its charge went over to the parent, and so did what can be purged.
+    parent.write("memory.max", &(limit * PAGE).to_string())?;
+    b.run(|| occupy(limit - size / 2, false))
+        .context("it was to get what it wanted")?;
+    let purged = region.info()?.purged as usize;
+    ensure!(parent.value("memory.events", "oom_kill")? == 0);
+    ensure!(purged >= size / 2, "{purged}");
+    // It can be pinned as ever, and unpinned by another cgroup.
+    ensure!(region.pin(0..size)?);
+    ensure!(map.picture(7).matches('0').count() == purged);
+    region.unpin(0..size)?;
+    ensure!(region.purge_all()? == size);
+    drop((region, map));
+    b.remove()?;
+    parent.remove()
 }
