@@ -222,16 +222,19 @@ impl<H: Handle> Lru<H> {
         }
     }
 
-    /// The queue whose oldest live range is the oldest behind `behind`, and that range's key; with
-    /// `pressure`, of the queues that can help there.
+    /// The queue whose oldest live range is the oldest, of those whose numbers are not in `but`;
+    /// with `pressure`, of the queues that can help there.
     pub(crate) fn oldest(
         &self,
         pressure: Option<&Pressure<'_>>,
-        behind: Option<Key>,
-    ) -> Option<(Key, QueueRef<H>)> {
+        but: &[u64],
+    ) -> Option<QueueRef<H>> {
         let mut oldest = None;
         let mut look = |queue: QueueRef<H>| {
-            if let Some((key, _)) = queue.next_live(behind) {
+            if but.contains(&queue.number()) {
+                return;
+            }
+            if let Some((key, _)) = queue.next_live(None) {
                 oldest = older(oldest.take(), Some((key, queue)));
             }
         };
@@ -250,16 +253,16 @@ impl<H: Handle> Lru<H> {
             found.into_iter().flatten().for_each(look);
         } else {
             let mut number = None;
-            while let Some((next, queue)) = self.next_queue(number) {
-                number = Some(next);
+            while let Some(queue) = self.next_queue(number) {
+                number = Some(queue.number());
                 look(queue);
             }
         }
-        oldest
+        oldest.map(|(_, queue)| queue)
     }
 
-    /// Every queue, one after the other: the one behind that with this number, and its own number.
-    pub(crate) fn next_queue(&self, behind: Option<u64>) -> Option<(u64, QueueRef<H>)> {
+    /// Every queue, one after the other: the one behind that with this number.
+    pub(crate) fn next_queue(&self, behind: Option<u64>) -> Option<QueueRef<H>> {
         self.queues.next(behind)
     }
 }

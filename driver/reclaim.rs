@@ -61,17 +61,18 @@ const MOST_QUEUES: usize = 64;
 /// those that can help there.
 fn purge_oldest(lru: &RegionLru, pressure: Option<&Pressure<'_>>, want: usize) -> usize {
     let mut freed = 0;
-    let mut behind = None;
+    // Each once: what can be taken from it is taken then.
+    let mut seen = [0; MOST_QUEUES];
 
     // Usually the first one has enough.
-    for _ in 0..MOST_QUEUES {
+    for at in 0..MOST_QUEUES {
         if freed >= want {
             break;
         }
-        let Some((oldest, queue)) = lru.oldest(pressure, behind) else {
+        let Some(queue) = lru.oldest(pressure, &seen[..at]) else {
             break;
         };
-        behind = Some(oldest);
+        seen[at] = queue.number();
 
         let mut after = None;
         while freed < want {
@@ -102,8 +103,8 @@ pub(crate) fn purge_all(shared: &Shared) -> usize {
     let mut purged = 0;
     let mut number = None;
 
-    while let Some((next, queue)) = lru.next_queue(number) {
-        number = Some(next);
+    while let Some(queue) = lru.next_queue(number) {
+        number = Some(queue.number());
         purged += purge_queue(&queue, now);
     }
     purged

@@ -9,6 +9,7 @@
 use crate::{
     glue::{
         array::GrowingArray,
+        fatal_signal_pending,
         folio::{
             zero_iter,
             AddError,
@@ -510,7 +511,6 @@ impl Region {
     pub(crate) fn unpin(&self, pages: PageRange) -> Result {
         let queue = self.shared.lru.queue()?;
         let age = self.shared.lru.now();
-        let mut spares = KVVec::new();
         // It may grow to megabytes: that a program's memory cgroup ends there is no news for the
         // log.
         let flags = GFP_KERNEL_ACCOUNT | __GFP_NOWARN;
@@ -519,9 +519,17 @@ impl Region {
         let mut need = 0;
         let mut rest = pages;
         while !rest.is_empty() {
+            // There may be billions of them.
+            if fatal_signal_pending() {
+                return Err(EINTR);
+            }
             need += self.pins.lock().gaps(&mut rest);
         }
+        let mut spares = KVVec::with_capacity(need, flags)?;
         for _ in 0..need {
+            if fatal_signal_pending() {
+                return Err(EINTR);
+            }
             spares.push(SpareRange::new(Some(queue.clone()))?, flags)?;
         }
 

@@ -8,6 +8,10 @@
 //! memory's charge. Here, the one object of a cgroup is such an object, and holds in a structure of
 //! its own whatever the cgroup's tasks put there.
 //!
+//! The object lies on one node, and there alone the shrinker is asked for its cgroup when a single
+//! node is short of memory. At a cgroup's limit, which is for all nodes, it always is. With
+//! `cgroup.memory=nokmem` slab memory has no charge, and all objects are the root's.
+//!
 //! C headers: [`include/linux/list_lru.h`](srctree/include/linux/list_lru.h),
 //! [`include/linux/memcontrol.h`](srctree/include/linux/memcontrol.h)
 
@@ -226,9 +230,9 @@ impl<T: CgroupObject> PerCgroup<T> {
         Ok(CgroupRef(inner))
     }
 
-    /// The first object behind the one with this number, by the order of numbers, and its own; the
-    /// first of all without one.
-    pub(crate) fn next(&self, behind: Option<u64>) -> Option<(u64, CgroupRef<T>)> {
+    /// The first object behind the one with this number, by the order of numbers; the first of all
+    /// without one.
+    pub(crate) fn next(&self, behind: Option<u64>) -> Option<CgroupRef<T>> {
         let mut from = behind.map_or(0, |number| number + 1);
         let all = self.all.lock();
 
@@ -237,7 +241,7 @@ impl<T: CgroupObject> PerCgroup<T> {
             let cursor = all.cursor_lower_bound(&from)?;
             let (number, member) = cursor.current();
             if let Some(found) = member.get() {
-                return Some((*number, found));
+                return Some(found);
             }
             from = number + 1;
         }
@@ -256,13 +260,21 @@ impl<T: CgroupObject> PerCgroup<T> {
     ) -> bool {
         let mut f: &mut dyn FnMut(Found<'_, T>, usize) = &mut f;
         let mut left = most;
+        let mut all = true;
 
         // SAFETY: It looks for a number in a bitmap that does not change.
         let after = |node| unsafe { inline::ashmem_next_possible_node(node) };
         let mut node = after(-1);
         while node >= 0 {
-            // SAFETY: The lists are valid for every possible node, the cgroup is by the invariants
-            // of `Pressure`, and the callback gets what it asks for.
+            // SAFETY: The lists are valid for every possible node, and the cgroup is by the
+            // invariants of `Pressure`.
+            let listed =
+                unsafe { bindings::list_lru_count_one(self.lists.get(), node, pressure.memcg()) };
+            // Once around and no further: who has something goes to the end of the list.
+            let mut here = listed.min(left);
+            all &= here == listed;
+            left -= here;
+            // SAFETY: As above; the callback gets what it asks for.
             unsafe {
                 bindings::list_lru_walk_one(
                     self.lists.get(),
@@ -270,12 +282,12 @@ impl<T: CgroupObject> PerCgroup<T> {
                     pressure.memcg(),
                     Some(Self::isolate),
                     (&raw mut f).cast(),
-                    &mut left,
+                    &mut here,
                 )
             };
             node = after(node);
         }
-        left != 0
+        all
     }
 
     /// # Safety
@@ -357,6 +369,11 @@ impl<T: CgroupObject> CgroupRef<T> {
     fn inner(&self) -> &Inner<T> {
         // SAFETY: By the type invariants.
         unsafe { self.0.as_ref() }
+    }
+
+    /// The number of its memory cgroup.
+    pub(crate) fn number(&self) -> u64 {
+        self.inner().cgroup
     }
 
     /// Puts it where [`PerCgroup::each_listed`] finds it, and has the shrinker called for its

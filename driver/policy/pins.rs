@@ -15,7 +15,7 @@
 //! apart. Within a range every page is in the range's [`Base`] state, but for those that are
 //! *marked*: they are in the other one. Marks and residency are bitmaps in [`Block`]s, which exist
 //! only where a page had memory once; so memory pressure, which takes resident pages only, never
-//! has to allocate in order to note what it took, and a hole of a terabyte costs one range.
+//! has to allocate in order to note what it took, and a hole of a terabyte costs a few ranges.
 //!
 //! A page's memory can be taken if it is *live*: resident, in a range, and not purged. What is
 //! written to a purged page before it is pinned again is not live; it stays until it is pinned and

@@ -27,12 +27,16 @@ use crate::harness::tests;
 use crate::region::PAGE;
 use crate::region::RW;
 use crate::region::Region;
+use crate::tests::group;
+use crate::tests::group::groups;
 use crate::tests::process::dies_of;
 use crate::tests::reclaim::number;
+use crate::uring::Ring;
 
 tests! {
     rmmod_is_refused_while_open_or_mapped,
     max_pages_is_a_limit_that_purges_first => "limit.cap" "limit.cap-purges",
+    limit_is_met_by_those_who_have_something_to_give => "limit.cap-purges" "purge.dma",
     default_limit_is_half_of_ram @ 60 => "limit.cap",
     strict_unpin_asks_for_write_permission => "pin.strict",
     unknown_order_is_refused,
@@ -133,6 +137,39 @@ fn max_pages_is_a_limit_that_purges_first() -> anyhow::Result<()> {
         other.stamp(next..80, 1);
         ensure!(two.info()?.resident == 80);
         Ok(())
+    })
+}
+
+fn limit_is_met_by_those_who_have_something_to_give() -> anyhow::Result<()> {
+    with(c"max_pages=400", || {
+        let groups = groups()?;
+        // The oldest ranges by far, and more of them than anybody looks at cgroups; a device has
+        // every page.
+        let held = Region::sized(200)?;
+        let in_held = held.map(200)?;
+        in_held.stamp(0..200, 1);
+        let ring = Ring::new()?;
+        ring.register(&in_held, 0..200)?;
+        groups.0.run(|| {
+            for page in (0..200).step_by(2) {
+                held.unpin(page..page + 1)?;
+            }
+            Ok(())
+        })?;
+        // Somebody else's, which may go.
+        let given = Region::sized(100)?;
+        let in_given = given.map(100)?;
+        in_given.stamp(0..100, 1);
+        groups.1.run(|| Ok(given.unpin(0..100)?))?;
+
+        let wanted = Region::sized(180)?;
+        wanted.map(180)?.stamp(0..180, 1);
+        let (kept, purged) = (held.info()?, given.info()?.purged);
+        ensure!((kept.resident, kept.purged) == (200, 0), "{kept:?}");
+        ensure!(purged >= 80, "{purged}");
+        ensure!(in_held.picture(1) == "x".repeat(200));
+        drop((ring, held, in_held, given, in_given, wanted));
+        group::remove(groups)
     })
 }
 

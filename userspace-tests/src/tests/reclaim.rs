@@ -34,6 +34,7 @@ tests! {
     cgroup_at_its_limit_purges_its_own_and_lives @ 60 => "purge.cgroup",
     cgroup_without_its_controller_is_another_one_later @ 60 => "purge.cgroup",
     ranges_of_a_removed_cgroup_are_its_parents @ 60 => "purge.cgroup",
+    removed_cgroups_count_once_with_their_parent => "purge.cgroup",
 }
 
 /// The shrinker's folder in debugfs.
@@ -399,5 +400,34 @@ fn ranges_of_a_removed_cgroup_are_its_parents() -> anyhow::Result<()> {
     ensure!(region.purge_all()? == size);
     drop((region, map));
     b.remove()?;
+    parent.remove()
+}
+
+fn removed_cgroups_count_once_with_their_parent() -> anyhow::Result<()> {
+    let shrinker = shrinker()?;
+    let parent = group::Group::parent()?;
+    let mut regions = vec![];
+    for (name, pages) in [("a", 30), ("b", 20), ("c", 10)] {
+        let child = parent.child(name)?;
+        regions.push(unpinned_in(&child, pages, 0)?);
+        child.remove()?;
+    }
+    let purged = |regions: &[(Region, Mapping)]| -> anyhow::Result<Vec<u64>> {
+        regions
+            .iter()
+            .map(|(region, _)| Ok(region.info()?.purged))
+            .collect()
+    };
+    // Asked more than once, as each look changes the order in which they stand.
+    for _ in 0..3 {
+        ensure!(count_of(&shrinker, parent.inode()?)? == 60);
+    }
+    scan_for(&shrinker, parent.inode()?, 35)?;
+    ensure!(purged(&regions)? == [30, 5, 0], "not the oldest first");
+    ensure!(count_of(&shrinker, parent.inode()?)? == 25);
+    scan_for(&shrinker, parent.inode()?, 1000)?;
+    ensure!(purged(&regions)? == [30, 20, 10]);
+    ensure!(count_of(&shrinker, parent.inode()?)? == 0);
+    drop(regions);
     parent.remove()
 }
