@@ -6,6 +6,9 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::Duration;
+use std::time::Instant;
 
 use anyhow::Context;
 use anyhow::ensure;
@@ -386,6 +389,8 @@ fn ranges_of_a_removed_cgroup_are_its_parents() -> anyhow::Result<()> {
     let (size, limit) = (16 * MIB, 32 * MIB);
     let (region, map) = unpinned_in(&a, size, 0)?;
     a.remove()?;
+    // The kernel does the rest of it a moment later.
+    sleep(Duration::from_millis(300));
     // Its charge went over to the parent, and so did what can be purged.
     parent.write("memory.max", &(limit * PAGE).to_string())?;
     b.run(|| occupy(limit - size / 2, false))
@@ -418,9 +423,16 @@ fn removed_cgroups_count_once_with_their_parent() -> anyhow::Result<()> {
             .map(|(region, _)| Ok(region.info()?.purged))
             .collect()
     };
+    // The kernel hands over what a removed one had a moment later.
+    let started = Instant::now();
+    while count_of(&shrinker, parent.inode()?)? < 60 && started.elapsed() < Duration::from_secs(10)
+    {
+        sleep(Duration::from_millis(10));
+    }
     // Asked more than once, as each look changes the order in which they stand.
     for _ in 0..3 {
-        ensure!(count_of(&shrinker, parent.inode()?)? == 60);
+        let count = count_of(&shrinker, parent.inode()?)?;
+        ensure!(count == 60, "{count}");
     }
     scan_for(&shrinker, parent.inode()?, 35)?;
     ensure!(purged(&regions)? == [30, 5, 0], "not the oldest first");
