@@ -25,6 +25,7 @@ use crate::region::PAGE;
 use crate::region::RW;
 use crate::region::Region;
 use crate::tests::memory::Edge;
+use crate::tests::pin::round_trip;
 use crate::tests::process::spawn;
 
 tests! {
@@ -230,23 +231,14 @@ fn ranges_are_checked_with_64_bits() -> anyhow::Result<()> {
                 && len % P == 0
                 && last.is_some_and(|last| offset <= last && last <= end);
             let what = format!("{offset:#x} {len:#x} of {size:#x}");
-            let unpinned = region.unpin_wide(offset, len);
-            let status = region.pinned_wide(offset, len);
-            let found = region.counters()?.unpinned;
-            let pinned = region.pin_wide(offset, len);
-            if good {
-                let pages = last.map_or(0, |last| (last - offset) / P);
-                ensure!(unpinned == Ok(()), "{what}: UNPIN is {unpinned:?}");
-                ensure!(found == pages, "{what}: {found} pages, not {pages}");
-                ensure!(status == Ok(pages == 0), "{what}: status is {status:?}");
-                ensure!(pinned == Ok(false), "{what}: PIN is {pinned:?}");
-            } else {
-                ensure!(unpinned == Err(Errno::EINVAL), "{what}: UNPIN {unpinned:?}");
-                ensure!(status == Err(Errno::EINVAL), "{what}: status {status:?}");
-                ensure!(pinned == Err(Errno::EINVAL), "{what}: PIN {pinned:?}");
-                ensure!(found == 0, "{what}: {found} pages are unpinned");
-            }
-            ensure!(region.counters()?.unpinned == 0, "{what}: not all pinned");
+            round_trip(
+                &region,
+                &what,
+                good.then(|| last.map_or(0, |last| (last - offset) / P)),
+                || region.unpin_wide(offset, len),
+                || region.pinned_wide(offset, len),
+                || region.pin_wide(offset, len),
+            )?;
         }
     }
     Ok(())

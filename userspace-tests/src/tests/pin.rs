@@ -461,6 +461,34 @@ fn ranges_are_checked() -> anyhow::Result<()> {
     states(&region, "...uu.......")
 }
 
+/// UNPIN, GET_PIN_STATUS and PIN of a range of this many pages, or of a bad one, all else pinned.
+pub fn round_trip(
+    region: &Region,
+    what: &str,
+    pages: Option<u64>,
+    unpin: impl FnOnce() -> nix::Result<()>,
+    status: impl FnOnce() -> nix::Result<bool>,
+    pin: impl FnOnce() -> nix::Result<bool>,
+) -> anyhow::Result<()> {
+    let unpinned = unpin();
+    let status = status();
+    let found = region.counters()?.unpinned;
+    let pinned = pin();
+    if let Some(pages) = pages {
+        ensure!(unpinned == Ok(()), "{what}: UNPIN is {unpinned:?}");
+        ensure!(found == pages, "{what}: {found} pages, not {pages}");
+        ensure!(status == Ok(pages == 0), "{what}: status is {status:?}");
+        ensure!(pinned == Ok(false), "{what}: PIN is {pinned:?}");
+    } else {
+        ensure!(unpinned == Err(Errno::EINVAL), "{what}: UNPIN {unpinned:?}");
+        ensure!(status == Err(Errno::EINVAL), "{what}: status {status:?}");
+        ensure!(pinned == Err(Errno::EINVAL), "{what}: PIN {pinned:?}");
+        ensure!(found == 0, "{what}: {found} pages are unpinned");
+    }
+    ensure!(region.counters()?.unpinned == 0, "{what}: not all pinned");
+    Ok(())
+}
+
 fn ranges_of_all_sizes_are_checked() -> anyhow::Result<()> {
     const P: u64 = PAGE as u64;
     const G4: u64 = 1 << 32;
@@ -506,23 +534,14 @@ fn ranges_of_all_sizes_are_checked() -> anyhow::Result<()> {
                 && last <= end;
             let what = format!("{offset:#x} {len:#x} of {size:#x}");
             let (offset, len) = (u32::try_from(offset)?, u32::try_from(len)?);
-            let unpinned = region.unpin_bytes(offset, len);
-            let status = region.pinned_bytes(offset, len);
-            let found = region.counters()?.unpinned;
-            let pinned = region.pin_bytes(offset, len);
-            if good {
-                let pages = (last - u64::from(offset)) / P;
-                ensure!(unpinned == Ok(()), "{what}: UNPIN is {unpinned:?}");
-                ensure!(found == pages, "{what}: {found} pages, not {pages}");
-                ensure!(status == Ok(pages == 0), "{what}: status is {status:?}");
-                ensure!(pinned == Ok(false), "{what}: PIN is {pinned:?}");
-            } else {
-                ensure!(unpinned == Err(Errno::EINVAL), "{what}: UNPIN {unpinned:?}");
-                ensure!(status == Err(Errno::EINVAL), "{what}: status {status:?}");
-                ensure!(pinned == Err(Errno::EINVAL), "{what}: PIN {pinned:?}");
-                ensure!(found == 0, "{what}: {found} pages are unpinned");
-            }
-            ensure!(region.counters()?.unpinned == 0, "{what}: not all pinned");
+            round_trip(
+                &region,
+                &what,
+                good.then(|| (last - u64::from(offset)) / P),
+                || region.unpin_bytes(offset, len),
+                || region.pinned_bytes(offset, len),
+                || region.pin_bytes(offset, len),
+            )?;
         }
     }
     Ok(())
