@@ -37,9 +37,8 @@
 //! [`OwnedFd`](std::os::fd::OwnedFd)). What arrives is checked:
 //!
 //! ```no_run
-//! # fn received() -> std::os::fd::OwnedFd { unimplemented!() }
-//! # fn main() -> ashmem::Result<()> {
-//! let region = ashmem::Region::try_from(received())?;
+//! # fn received(descriptor: std::os::fd::OwnedFd) -> ashmem::Result<()> {
+//! let region = ashmem::Region::try_from(descriptor)?;
 //! let memory = region.map()?;
 //! # Ok(())
 //! # }
