@@ -3,20 +3,15 @@
 //! What memory cgroups are charged.
 
 use std::fs;
-use std::ops::Range;
 use std::os::fd::AsFd;
-use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::Context;
 use anyhow::ensure;
 use nix::errno::Errno;
 use nix::sys::mman::MapFlags;
-use nix::sys::mman::MmapAdvise;
-use nix::sys::mman::madvise;
 use nix::sys::resource::Resource;
 use nix::sys::resource::setrlimit;
 use nix::sys::signal::Signal;
@@ -91,15 +86,6 @@ fn page_is_charged_once_to_who_touches_it_first() -> anyhow::Result<()> {
     remove(groups)
 }
 
-/// MADV_REMOVE of pages of a mapping.
-fn remove_pages(map: &Mapping, pages: Range<usize>) -> anyhow::Result<()> {
-    let at = NonNull::new((map.base() + pages.start * PAGE) as *mut libc::c_void)
-        .context("no address")?;
-    // SAFETY: Content of a mapping of these tests goes.
-    unsafe { madvise(at, pages.len() * PAGE, MmapAdvise::MADV_REMOVE) }?;
-    Ok(())
-}
-
 fn charge_goes_with_the_page() -> anyhow::Result<()> {
     let groups = groups()?;
     let (a, b, _) = &groups;
@@ -114,7 +100,7 @@ fn charge_goes_with_the_page() -> anyhow::Result<()> {
     a.expect(4 * N, "unpinned")?;
     ensure!(region.purge_all()? == N);
     a.expect(3 * N, "purged")?;
-    remove_pages(&map, N..2 * N)?;
+    map.advise(N..2 * N, libc::MADV_REMOVE)?;
     a.expect(2 * N, "removed")?;
     // Who makes them anew pays.
     b.run(|| {
@@ -236,7 +222,7 @@ fn group_at_its_limit_kills_its_own() -> anyhow::Result<()> {
     ensure!(map.read_pages(0..1) == 1);
 
     // With room again, others of the group can go on.
-    remove_pages(&map, 0..count / 2)?;
+    map.advise(0..count / 2, libc::MADV_REMOVE)?;
     a.run(|| {
         map.write_pages(0..count / 4);
         Ok(())

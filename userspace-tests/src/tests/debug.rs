@@ -13,9 +13,7 @@ use anyhow::bail;
 use anyhow::ensure;
 use nix::errno::Errno;
 use nix::sys::mman::MapFlags;
-use nix::sys::mman::MmapAdvise;
 use nix::sys::mman::ProtFlags;
-use nix::sys::mman::madvise;
 use nix::sys::ptrace;
 use nix::sys::resource::RLIM_INFINITY;
 use nix::sys::resource::Resource;
@@ -365,8 +363,7 @@ fn core_dump_leaves_out_what_it_is_told_to() -> anyhow::Result<()> {
     let without = Core::of(DEFAULT & !ANONYMOUS_SHARED, || Ok(()))?;
     ensure!(without.content(&map)?.is_none(), "without shared memory");
     let advised = Core::of(DEFAULT, || {
-        // SAFETY: It changes no content.
-        Ok(unsafe { madvise(map.pointer(), map.len(), MmapAdvise::MADV_DONTDUMP) }?)
+        Ok(map.advise_bytes(0, map.len(), libc::MADV_DONTDUMP)?)
     })?;
     ensure!(advised.content(&map)?.is_none(), "with MADV_DONTDUMP");
     Ok(())

@@ -19,6 +19,7 @@ use crate::region::RW;
 use crate::region::Region;
 use crate::tests::memory::Edge;
 use crate::tests::process::touches;
+use crate::tests::reclaim::number;
 
 tests! {
     node_is_a_character_device,
@@ -359,13 +360,7 @@ impl Drop for Setting {
 
 /// A number of bytes that /proc/meminfo shows.
 fn meminfo(key: &str) -> anyhow::Result<usize> {
-    let text = fs::read_to_string("/proc/meminfo")?;
-    let kib: usize = text
-        .lines()
-        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))
-        .and_then(|value| value.split_whitespace().next())
-        .with_context(|| format!("no {key}"))?
-        .parse()?;
+    let kib = number("/proc/meminfo", key)?;
     kib.checked_mul(1024).context("more than fits")
 }
 

@@ -6,15 +6,12 @@
 //! In the pictures of pages `.` is a pinned one, `u` an unpinned and `p` a
 //! purged one; `:`, `U` and `P` are the same with memory.
 
-use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
 
 use anyhow::Context;
 use anyhow::ensure;
 use nix::errno::Errno;
 use nix::sys::mman::MapFlags;
-use nix::sys::mman::MmapAdvise;
-use nix::sys::mman::madvise;
 
 use crate::abi;
 use crate::harness::tests;
@@ -107,19 +104,11 @@ fn counters_are_those_of_fdinfo() -> anyhow::Result<()> {
     ensure!(region.pin(3..6)?);
     info.unpinned = 7;
     same(info)?;
-    remove(&map, 4, 14)?;
+    map.advise(4..14, libc::MADV_REMOVE)?;
     info.resident -= 1 + 2;
     same(info)?;
     drop((map, twin));
     same(info)
-}
-
-fn remove(map: &Mapping, start: usize, end: usize) -> anyhow::Result<()> {
-    let at = map.base() + start * PAGE;
-    let at = NonNull::new(at as *mut libc::c_void).context("no address")?;
-    // SAFETY: Content of a mapping of the caller's goes.
-    unsafe { madvise(at, (end - start) * PAGE, MmapAdvise::MADV_REMOVE) }?;
-    Ok(())
 }
 
 fn counters_give_sizes_that_are_no_int() -> anyhow::Result<()> {

@@ -19,9 +19,7 @@ use anyhow::bail;
 use anyhow::ensure;
 use nix::errno::Errno;
 use nix::sys::mman::MapFlags;
-use nix::sys::mman::MmapAdvise;
 use nix::sys::mman::ProtFlags;
-use nix::sys::mman::madvise;
 use nix::sys::mman::mprotect;
 use nix::sys::signal::Signal;
 use nix::sys::uio::pread;
@@ -164,8 +162,7 @@ fn cve_2017_13216_size_that_mmap_saw_is_the_size() -> anyhow::Result<()> {
     // Whether a page is there, without dying of it.
     let there = |region: &Region, page: usize| -> anyhow::Result<bool> {
         let map = region.map_far(PAGE, READ, MapFlags::MAP_SHARED, (page * PAGE) as i64)?;
-        // SAFETY: No content changes.
-        match unsafe { madvise(map.pointer(), PAGE, MmapAdvise::MADV_POPULATE_READ) } {
+        match map.advise(0..1, libc::MADV_POPULATE_READ) {
             Ok(()) => Ok(true),
             Err(Errno::EFAULT) => Ok(false),
             Err(other) => Err(other).context("MADV_POPULATE_READ"),
@@ -409,8 +406,7 @@ impl Struggle<'_> {
         let map = region.map(16)?;
         map.write_pages(0..16);
         region.unpin(2..14)?;
-        // SAFETY: Content of a mapping of this test goes.
-        unsafe { madvise(map.pointer(), 4 * PAGE, MmapAdvise::MADV_REMOVE) }?;
+        map.advise(0..4, libc::MADV_REMOVE)?;
         in_child(|| {
             map.read_pages(0..16);
             Ok(())

@@ -16,9 +16,7 @@ use nix::kmod::ModuleInitFlags;
 use nix::kmod::delete_module;
 use nix::kmod::finit_module;
 use nix::sys::mman::MapFlags;
-use nix::sys::mman::MmapAdvise;
 use nix::sys::mman::ProtFlags;
-use nix::sys::mman::madvise;
 use nix::sys::signal::Signal;
 use nix::sys::uio::pread;
 
@@ -121,8 +119,7 @@ fn max_pages_is_a_limit_that_purges_first() -> anyhow::Result<()> {
         let mut has = one.info()?.resident + two.info()?.resident;
         ensure!(has <= 100, "{has} pages of 100");
         // What is removed or freed can be had again, exactly that much.
-        // SAFETY: Content of a mapping of this test goes.
-        unsafe { madvise(map.pointer(), 10 * PAGE, MmapAdvise::MADV_REMOVE) }?;
+        map.advise(0..10, libc::MADV_REMOVE)?;
         has -= 10;
         for page in 40..80 {
             if has < 100 {
@@ -182,8 +179,7 @@ fn default_limit_is_half_of_ram() -> anyhow::Result<()> {
         MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE,
     )?;
     // It ends where a touch would be SIGBUS.
-    // SAFETY: Content of a mapping cannot change by that.
-    let found = unsafe { madvise(map.pointer(), map.len(), MmapAdvise::MADV_POPULATE_WRITE) };
+    let found = map.advise_bytes(0, map.len(), libc::MADV_POPULATE_WRITE);
     let resident = region.info()?.resident;
     println!("{total} pages of RAM, {resident} populated, then {found:?}");
     ensure!(found == Err(Errno::EFAULT), "{found:?}");

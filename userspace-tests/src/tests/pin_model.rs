@@ -17,7 +17,6 @@ use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
-use std::ptr::NonNull;
 use std::sync::OnceLock;
 use std::time::Duration;
 use std::time::Instant;
@@ -28,8 +27,6 @@ use anyhow::bail;
 use anyhow::ensure;
 use nix::fcntl::OFlag;
 use nix::sys::mman::MapFlags;
-use nix::sys::mman::MmapAdvise;
-use nix::sys::mman::madvise;
 use nix::sys::uio::pread;
 use nix::unistd::pipe2;
 use nix::unistd::write;
@@ -539,11 +536,8 @@ impl Bench {
             }
             Op::Remove(span) => {
                 let pages = span.pages();
-                let at = map.base() + pages.start * PAGE;
-                let at = NonNull::new(at as *mut libc::c_void).context("no address")?;
                 if !pages.is_empty() {
-                    // SAFETY: Content of a mapping of this test goes.
-                    unsafe { madvise(at, pages.len() * PAGE, MmapAdvise::MADV_REMOVE) }?;
+                    map.advise(pages, libc::MADV_REMOVE)?;
                 }
             }
             Op::PurgeAll => return Ok(region.purge_all()?),

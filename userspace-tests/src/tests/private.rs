@@ -9,9 +9,7 @@ use anyhow::ensure;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::mman::MapFlags;
-use nix::sys::mman::MmapAdvise;
 use nix::sys::mman::ProtFlags;
-use nix::sys::mman::madvise;
 use nix::sys::mman::mprotect;
 
 use crate::harness::tests;
@@ -174,8 +172,7 @@ fn dontneed_shows_the_region_again() -> anyhow::Result<()> {
     let map = private(&region, 3)?;
     map.stamp(0..3, 2);
     ensure!(map.picture(2) == "xxx");
-    // SAFETY: The copies go, which nobody else knows.
-    unsafe { madvise(map.pointer(), map.len(), MmapAdvise::MADV_DONTNEED) }?;
+    map.advise_bytes(0, map.len(), libc::MADV_DONTNEED)?;
     ensure!(map.picture(1) == "xx0", "{}", map.picture(1));
     Ok(())
 }

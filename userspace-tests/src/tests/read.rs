@@ -25,8 +25,6 @@ use nix::fcntl::fcntl;
 use nix::fcntl::open;
 use nix::fcntl::splice;
 use nix::sys::mman::MapFlags;
-use nix::sys::mman::MmapAdvise;
-use nix::sys::mman::madvise;
 use nix::sys::mman::mmap;
 use nix::sys::mman::mmap_anonymous;
 use nix::sys::mman::munmap;
@@ -509,14 +507,7 @@ fn seek_finds_data_and_holes() -> anyhow::Result<()> {
     // What is gone is a hole, in whatever way it went.
     region.unpin(1999..2000)?;
     ensure!(region.purge_all()? == 1);
-    // SAFETY: Content of a mapping of this test goes.
-    unsafe {
-        madvise(
-            NonNull::new((map.base() + 4 * PAGE) as *mut libc::c_void).context("no address")?,
-            PAGE,
-            MmapAdvise::MADV_REMOVE,
-        )
-    }?;
+    map.advise(4..5, libc::MADV_REMOVE)?;
     check(&[
         (0, Ok(at(3)), Ok(0)),
         (at(3), Ok(at(3)), Ok(at(4))),
