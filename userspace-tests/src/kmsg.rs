@@ -72,31 +72,10 @@ const ALARMS: &[&str] = &[
 /// What a test writes to the log before a memory cgroup of its own runs out.
 const OOM_KILL_EXPECTED: &str = "guest: an OOM kill in a memory cgroup is expected";
 
-/// An OOM kill that a test expects, while this lives.
-pub struct ExpectedOomKill {
-    /// What `/proc/sys/kernel/printk` said.
-    console: String,
-}
-
-const PRINTK: &str = "/proc/sys/kernel/printk";
-
 /// Tells the log that a memory cgroup of the test that runs will run out of
-/// memory: the report of that is none of trouble, and not for the console,
-/// which shows errors only until this is dropped.
-pub fn expect_oom_kill() -> anyhow::Result<ExpectedOomKill> {
-    let console = fs::read_to_string(PRINTK).context(PRINTK)?;
-    fs::write("/dev/kmsg", format!("<6>{OOM_KILL_EXPECTED}\n"))
-        .context("cannot write to /dev/kmsg")?;
-    fs::write(PRINTK, "4\n").context(PRINTK)?;
-    Ok(ExpectedOomKill { console })
-}
-
-impl Drop for ExpectedOomKill {
-    fn drop(&mut self) {
-        if let Err(error) = fs::write(PRINTK, &self.console) {
-            eprintln!("{PRINTK}: {error}");
-        }
-    }
+/// memory: the report of that is none of trouble.
+pub fn expect_oom_kill() -> anyhow::Result<()> {
+    fs::write("/dev/kmsg", format!("<6>{OOM_KILL_EXPECTED}\n")).context("cannot write to /dev/kmsg")
 }
 
 /// Which alarm a text contains.
