@@ -59,6 +59,8 @@ const OUT_PORT: &str = "ashmem.out";
 /// The kernel log, in full: the console only shows warnings, because a serial
 /// line is slow without hardware virtualisation.
 const KMSG_PORT: &str = "ashmem.kmsg";
+/// Whether the kernel counts how often each lock is taken, where it can.
+pub const LOCK_STAT: &str = "/proc/sys/kernel/lock_stat";
 /// How long the demonstration may take on a stock kernel.
 const DEMO_LIMIT: Duration = Duration::from_secs(60);
 
@@ -99,6 +101,10 @@ fn run(mode: Mode) -> anyhow::Result<()> {
     let mut log = KernelLog::open(Some(port(KMSG_PORT)?))?;
     if kmemleak::present() {
         kmemleak::only_when_asked()?;
+    }
+    // What counts locks switches it on.
+    if Path::new(LOCK_STAT).exists() {
+        fs::write(LOCK_STAT, "0").context(LOCK_STAT)?;
     }
 
     match mode {
