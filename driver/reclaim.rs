@@ -35,6 +35,8 @@ use crate::{
 const ROOM: usize = 32;
 /// Pages that PURGE_ALL_CACHES frees before it lets others at the range.
 const SLICE: usize = 512;
+/// Pages that end an attempt at direct reclaim: a charge is for no more than a huge page.
+const RELIEF: usize = 512;
 /// Pages that are freed before the OOM killer strikes. It asks again as long as there are some.
 const OOM_ROOM: usize = 256;
 
@@ -44,6 +46,9 @@ impl Shrinker for RegionLru {
     }
 
     fn scan(&self, pressure: &Pressure<'_>, want: usize) -> Option<usize> {
+        if pressure.is_relieved(RELIEF) {
+            return None;
+        }
         let freed = purge_oldest(self, Some(pressure), want);
         account_reclaimed_pages(freed);
         (freed != 0).then_some(freed)

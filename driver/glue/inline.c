@@ -152,6 +152,34 @@ void ashmem_mem_cgroup_put(struct mem_cgroup *memcg)
 	mem_cgroup_put(memcg);
 }
 
+struct mem_cgroup *ashmem_parent_mem_cgroup(struct mem_cgroup *memcg)
+{
+	return parent_mem_cgroup(memcg);
+}
+
+/* As reclaim_high() and memory_max_write() ask, for both limits. */
+bool ashmem_mem_cgroup_over(struct mem_cgroup *memcg)
+{
+#ifdef CONFIG_MEMCG
+	unsigned long pages = page_counter_read(&memcg->memory);
+
+	return pages > READ_ONCE(memcg->memory.max) ||
+	       pages > READ_ONCE(memcg->memory.high);
+#else
+	return false;
+#endif
+}
+
+bool ashmem_current_is_kswapd(void)
+{
+	return current_is_kswapd();
+}
+
+unsigned long ashmem_reclaim_state_reclaimed(void)
+{
+	return current->reclaim_state ? current->reclaim_state->reclaimed : 0;
+}
+
 int ashmem_list_lru_init_memcg(struct list_lru *lru, struct shrinker *shrinker)
 {
 	static struct lock_class_key key;

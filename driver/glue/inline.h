@@ -44,6 +44,10 @@ struct mem_cgroup *ashmem_get_current_mem_cgroup(void);
 u64 ashmem_mem_cgroup_serial(struct mem_cgroup *memcg);
 struct mem_cgroup *ashmem_set_active_memcg(struct mem_cgroup *memcg);
 void ashmem_mem_cgroup_put(struct mem_cgroup *memcg);
+struct mem_cgroup *ashmem_parent_mem_cgroup(struct mem_cgroup *memcg);
+bool ashmem_mem_cgroup_over(struct mem_cgroup *memcg);
+bool ashmem_current_is_kswapd(void);
+unsigned long ashmem_reclaim_state_reclaimed(void);
 int ashmem_list_lru_init_memcg(struct list_lru *lru, struct shrinker *shrinker);
 struct kmem_cache *ashmem_kmem_cache_create(const char *name, unsigned int size,
 					    unsigned int align);

@@ -52,6 +52,35 @@ impl Pressure<'_> {
     pub(super) fn memcg(&self) -> *mut bindings::mem_cgroup {
         self.0
     }
+
+    /// Whether the task that reclaims for its own allocation or charge was given `enough` pages by
+    /// the shrinkers in this attempt, and no limit of the cgroup or of one around it is exceeded.
+    ///
+    /// For a cgroup, vmscan takes no notice of what shrinkers free (`flush_reclaim_state`): it goes
+    /// on, harder each time, until they have nothing left.
+    pub(crate) fn is_relieved(&self, enough: usize) -> bool {
+        // SAFETY: Both look at `current` only.
+        let (kswapd, reclaimed) = unsafe {
+            (
+                inline::ashmem_current_is_kswapd(),
+                inline::ashmem_reclaim_state_reclaimed(),
+            )
+        };
+        // kswapd goes through all cgroups, and is to treat them alike.
+        if kswapd || reclaimed < enough {
+            return false;
+        }
+        let mut memcg = self.0;
+        while !memcg.is_null() {
+            // SAFETY: By the type invariants, and as a cgroup holds a reference to its parent.
+            if unsafe { inline::ashmem_mem_cgroup_over(memcg) } {
+                return false;
+            }
+            // SAFETY: As above.
+            memcg = unsafe { inline::ashmem_parent_mem_cgroup(memcg) };
+        }
+        true
+    }
 }
 
 /// A shrinker that was allocated and is not registered yet.

@@ -476,6 +476,29 @@ impl Mapping {
         }
     }
 
+    /// A page as words, as large as a processor reads at once.
+    fn words(&self, page: usize) -> impl Iterator<Item = NonNull<usize>> {
+        let first = self.page(page).cast::<usize>();
+        // SAFETY: All of them lie in the page.
+        (0..PAGE / size_of::<usize>()).map(move |at| unsafe { first.add(at) })
+    }
+
+    /// Writes the same byte all over a page.
+    pub fn fill(&self, page: usize, byte: u8) {
+        for word in self.words(page) {
+            // SAFETY: As for `read`.
+            unsafe { word.write_volatile(usize::from_ne_bytes([byte; size_of::<usize>()])) };
+        }
+    }
+
+    /// Whether a page has this byte all over.
+    pub fn is_full_of(&self, page: usize, byte: u8) -> bool {
+        let full = usize::from_ne_bytes([byte; size_of::<usize>()]);
+        // SAFETY: As for `read`.
+        self.words(page)
+            .all(|word| unsafe { word.read_volatile() } == full)
+    }
+
     /// Touches each page with one write.
     pub fn write_pages(&self, pages: Range<usize>) {
         for page in pages {

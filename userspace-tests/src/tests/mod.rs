@@ -25,6 +25,7 @@ mod module;
 pub mod names;
 mod pin;
 pub mod pin_model;
+mod pressure;
 mod private;
 pub mod process;
 mod protection;
@@ -34,7 +35,7 @@ mod remap;
 mod seen;
 mod sharing;
 mod states;
-mod transfer;
+pub mod transfer;
 mod userfaultfd;
 
 /// Every test, in the order in which they run; the last table is of those that
@@ -58,6 +59,7 @@ pub const ALL: &[&[Test]] = &[
     extensions::TESTS,
     pin_model::TESTS,
     reclaim::TESTS,
+    pressure::TESTS,
     charge::TESTS,
     clients::TESTS,
     history::TESTS,

@@ -25,16 +25,15 @@ use crate::region::RW;
 use crate::region::Region;
 use crate::tests::group;
 use crate::tests::group::groups;
-use crate::tests::process::in_child;
 
 tests! {
     shrinker_counts_and_frees_exactly,
     shrinker_takes_the_oldest_first => "purge.oldest",
     shrinker_marks_resident_pages_only => "purge.pressure",
     drop_caches_takes_unpinned_pages_only => "purge.unpinned-only" "purge.pressure",
-    pressure_purges_instead_of_killing @ 60,
     each_cgroup_is_counted_and_shrunk_by_itself => "purge.cgroup" "purge.pressure",
     cgroup_at_its_limit_purges_its_own_and_lives @ 60 => "purge.cgroup",
+    cgroup_purges_down_to_a_lowered_limit @ 60 => "purge.cgroup",
     cgroup_without_its_controller_is_another_one_later @ 60 => "purge.cgroup",
     ranges_of_a_removed_cgroup_are_its_parents @ 60 => "purge.cgroup",
     removed_cgroups_count_once_with_their_parent => "purge.cgroup",
@@ -223,68 +222,8 @@ pub fn occupy(pages: usize, huge: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn pressure_purges_instead_of_killing() -> anyhow::Result<()> {
-    let pinned = 16 * MIB;
-    let all = 96 * MIB;
-
-    let kills = number("/proc/vmstat", "oom_kill ")?;
-    // What is left shall be little, so that it takes little to use it up.
-    let free = free_pages()?;
-    ensure!(
-        free > 200 * MIB,
-        "the guest has {free} pages free, too few for this test"
-    );
-    occupy(free - 160 * MIB, true)?;
-
-    let region = Region::sized(all)?;
-    let map = region.map(all)?;
-    for page in 0..all {
-        map.stamp(page..page + 1, 1 + (page % 250) as u8);
-    }
-    region.unpin(pinned..all)?;
-    let before = free_pages()?;
-    // More than is free by half of what is unpinned.
-    let wanted = before + (all - pinned) / 2;
-    in_child(|| occupy(wanted, false)).context("the one that wanted memory")?;
-
-    let purged = region.info()?.purged;
-    println!(
-        "wanted {wanted}, free {before}, unpinned {}, purged {purged}",
-        all - pinned
-    );
-    ensure!(
-        number("/proc/vmstat", "oom_kill ")? == kills,
-        "the OOM killer struck"
-    );
-    ensure!(purged > 0, "nothing was purged");
-    let mut found = 0;
-    for page in 0..all {
-        // Pinned first: from here on it is what it is.
-        if region.pin(page..page + 1)? {
-            ensure!(page >= pinned, "pinned page {page} was purged");
-            for at in 0..PAGE {
-                ensure!(map.read(page * PAGE + at) == 0, "page {page} is torn");
-            }
-            found += 1;
-        } else {
-            let stamp = 1 + (page % 250) as u8;
-            let ends = (map.read(page * PAGE), map.read(page * PAGE + PAGE - 1));
-            ensure!(
-                ends == (stamp, stamp),
-                "page {page} was lost and not reported"
-            );
-        }
-    }
-    let purged = region.info()?.purged;
-    ensure!(
-        found == purged,
-        "{found} pages are gone, {purged} were counted"
-    );
-    Ok(())
-}
-
 /// Pages in a mebibyte.
-const MIB: usize = (1 << 20) / PAGE;
+pub const MIB: usize = (1 << 20) / PAGE;
 
 /// A region of these pages, touched and unpinned by a process of this cgroup but for the first
 /// `pinned`.
@@ -352,7 +291,9 @@ fn cgroup_at_its_limit_purges_its_own_and_lives() -> anyhow::Result<()> {
     let kills = a.value("memory.events", "oom_kill")?;
     println!("wanted {wanted} of {limit}, {size} in use, purged {purged}");
     ensure!(kills == 0, "the OOM killer struck");
-    ensure!(purged >= wanted + size - limit, "it had enough without?");
+    let needed = wanted + size - limit;
+    ensure!(purged >= needed, "it had enough without?");
+    ensure!(2 * purged <= 3 * needed, "{purged} purged, {needed} needed");
     ensure!(other.info()?.purged == 0, "its neighbour paid");
     ensure!(in_other.picture(7) == "x".repeat(8 * MIB));
     ensure!(!own.pin(0..pinned)?, "pinned pages count as purged");
@@ -361,6 +302,50 @@ fn cgroup_at_its_limit_purges_its_own_and_lives() -> anyhow::Result<()> {
     ensure!(picture[..pinned] == *"x".repeat(pinned));
     ensure!(picture.matches('0').count() == purged && !picture.contains('?'));
     drop((own, in_own, other, in_other));
+    group::remove(groups)
+}
+
+fn cgroup_purges_down_to_a_lowered_limit() -> anyhow::Result<()> {
+    let groups = groups()?;
+    let (a, b, parent) = &groups;
+    let (size, fewer) = (32 * MIB, 4 * MIB);
+    let (region, _map) = unpinned_in(a, size, 0)?;
+    let (other, _in_other) = unpinned_in(b, size, 0)?;
+    let purged = |region: &Region| -> anyhow::Result<usize> { Ok(region.info()?.purged as usize) };
+    // By how much it is over the limit, and what ends an attempt, in whole batches.
+    let mut before = 0;
+    let mut by = |at_least, what| -> anyhow::Result<()> {
+        let now = purged(&region)?;
+        let gone = now - before;
+        before = now;
+        println!("{what}: {gone} of at least {at_least}");
+        ensure!(gone >= at_least, "{what}: {gone} purged");
+        ensure!(gone <= at_least + 1024, "{what}: {gone} purged");
+        Ok(())
+    };
+
+    for limit in ["memory.high", "memory.max"] {
+        let used: usize = a.read("memory.current")?.trim().parse()?;
+        a.write(limit, &(used - fewer * PAGE).to_string())?;
+        // What the kernel keeps at hand for a group's next charge is given back first.
+        by(fewer - 64, limit)?;
+        a.write(limit, "max")?;
+    }
+    // The limit of one around it is everybody's.
+    let used: usize = parent.read("memory.current")?.trim().parse()?;
+    parent.write("memory.max", &(used - fewer * PAGE).to_string())?;
+    let gone = purged(&region)? + purged(&other)? - before;
+    ensure!(
+        (fewer - 64..=fewer + 1024).contains(&gone),
+        "memory.max of the parent: {gone} purged"
+    );
+    for group in [a, b, parent] {
+        ensure!(
+            group.value("memory.events", "oom_kill")? == 0,
+            "the OOM killer struck"
+        );
+    }
+    drop((region, _map, other, _in_other));
     group::remove(groups)
 }
 

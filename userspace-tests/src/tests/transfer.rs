@@ -363,7 +363,7 @@ fn purge_leaves_a_fixed_buffer_to_both_sides() -> anyhow::Result<()> {
 }
 
 /// The two ends of a pipe, the one to read from first.
-fn pipe() -> anyhow::Result<(File, File)> {
+pub fn pipe() -> anyhow::Result<(File, File)> {
     let (from, to) = pipe2(OFlag::O_CLOEXEC).context("pipe")?;
     Ok((from.into(), to.into()))
 }
