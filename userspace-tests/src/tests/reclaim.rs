@@ -308,9 +308,8 @@ fn cgroup_at_its_limit_purges_its_own_and_lives() -> anyhow::Result<()> {
 fn cgroup_purges_down_to_a_lowered_limit() -> anyhow::Result<()> {
     let groups = groups()?;
     let (a, b, parent) = &groups;
-    let (size, fewer) = (32 * MIB, 4 * MIB);
-    let (region, _map) = unpinned_in(a, size, 0)?;
-    let (other, _in_other) = unpinned_in(b, size, 0)?;
+    let (region, _map) = unpinned_in(a, 112 * MIB, 0)?;
+    let (other, _in_other) = unpinned_in(b, 8 * MIB, 0)?;
     let purged = |region: &Region| -> anyhow::Result<usize> { Ok(region.info()?.purged as usize) };
     // By how much it is over the limit, and what ends an attempt, in whole batches.
     let mut before = 0;
@@ -324,14 +323,23 @@ fn cgroup_purges_down_to_a_lowered_limit() -> anyhow::Result<()> {
         Ok(())
     };
 
-    for limit in ["memory.high", "memory.max"] {
+    // The kernel tries sixteen times, and then kills.
+    for (limit, fewer) in [("memory.high", 4 * MIB), ("memory.max", 48 * MIB)] {
         let used: usize = a.read("memory.current")?.trim().parse()?;
         a.write(limit, &(used - fewer * PAGE).to_string())?;
         // What the kernel keeps at hand for a group's next charge is given back first.
         by(fewer - 64, limit)?;
         a.write(limit, "max")?;
     }
+    // Asked for a mebibyte, the kernel tries as often, as it counts no page of ours.
+    let asked = a.write("memory.reclaim", "1M");
+    let gone = purged(&region)? - before;
+    println!("memory.reclaim: {asked:?}, {gone} purged");
+    ensure!((MIB..=16 * 640).contains(&gone), "memory.reclaim: {gone}");
+    before += gone;
+
     // The limit of one around it is everybody's.
+    let fewer = 4 * MIB;
     let used: usize = parent.read("memory.current")?.trim().parse()?;
     parent.write("memory.max", &(used - fewer * PAGE).to_string())?;
     let gone = purged(&region)? + purged(&other)? - before;
