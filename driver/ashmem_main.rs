@@ -35,6 +35,8 @@
 //!
 //! Reclaim takes 3 by trylock only, and never 2. PIN may wait for claims, and PURGE_ALL_CACHES for a
 //! PIN that waits (`Region::unclaimed`); both hold nothing then, and reclaim never waits.
+//!
+//! Why no two paths race to a wrong state is argued pair by pair in `CONCURRENCY.md`.
 
 use kernel::{
     prelude::*,

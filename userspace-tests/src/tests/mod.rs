@@ -29,6 +29,7 @@ mod pressure;
 mod private;
 pub mod process;
 mod protection;
+mod races;
 mod read;
 pub mod reclaim;
 mod remap;
@@ -59,6 +60,7 @@ pub const ALL: &[&[Test]] = &[
     extensions::TESTS,
     pin_model::TESTS,
     reclaim::TESTS,
+    races::TESTS,
     pressure::TESTS,
     charge::TESTS,
     clients::TESTS,

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! SECURITY.md names tests that exist, and all that stand for a piece of history.
+//! What documents say of the tests: SECURITY.md names those that stand for a piece of
+//! history, driver/CONCURRENCY.md one for each pair of paths.
 
 use std::collections::BTreeSet;
 use std::process::Command;
 
 const SECURITY: &str = include_str!("../../SECURITY.md");
+const CONCURRENCY: &str = include_str!("../../driver/CONCURRENCY.md");
 
 /// What every row of the table names: `module::test`, in back quotes.
 fn rows() -> Vec<(&'static str, Vec<&'static str>)> {
@@ -65,4 +67,41 @@ fn each_test_of_history_has_a_row() {
             "SECURITY.md does not name {test}"
         );
     }
+}
+
+/// The cells of the first column of CONCURRENCY.md's first table.
+fn paths() -> Vec<&'static str> {
+    CONCURRENCY
+        .lines()
+        .skip_while(|line| !line.starts_with("| path"))
+        .skip(2)
+        .map_while(|line| line.strip_prefix("| ")?.split(" |").next())
+        .collect()
+}
+
+#[test]
+fn each_pair_of_paths_is_argued_once_with_a_test() {
+    let exist = tests();
+    let paths = paths();
+    assert!(paths.len() > 5, "{paths:?}");
+    let mut pairs: BTreeSet<String> = (0..paths.len())
+        .flat_map(|a| (a..paths.len()).map(move |b| (a, b)))
+        .map(|(a, b)| format!("{} / {}", paths[a], paths[b]))
+        .collect();
+    for argument in CONCURRENCY.split("\n- **").skip(1) {
+        let (pair, text) = argument.split_once("**").expect("a pair");
+        assert!(pairs.remove(pair), "{pair}: no such pair, or twice");
+        let (text, _) = text.split_once("\n\n").unwrap_or((text, ""));
+        let named: Vec<&str> = text
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .filter(|code| code.contains("::") && code.starts_with(char::is_lowercase))
+            .collect();
+        assert!(!named.is_empty(), "{pair}: no test");
+        for test in named {
+            assert!(exist.contains(test), "{pair}: there is no test {test}");
+        }
+    }
+    assert!(pairs.is_empty(), "not argued: {pairs:?}");
 }

@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Two paths of the driver against each other, where no other test has them so:
+//! driver/CONCURRENCY.md names a test for each pair.
+
+use std::fs;
+use std::hint::spin_loop;
+use std::ops::Range;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering;
+
+use anyhow::ensure;
+use nix::errno::Errno;
+use nix::sys::mman::MapFlags;
+use nix::sys::signal::Signal;
+use nix::sys::signal::kill;
+use nix::sys::wait::WaitStatus;
+
+use crate::harness::tests;
+use crate::region::Mapping;
+use crate::region::PAGE;
+use crate::region::RW;
+use crate::region::Region;
+use crate::tests::process::spawn;
+use crate::tests::process::until;
+use crate::tests::reclaim::number;
+
+tests! {
+    who_misses_a_page_at_once_gets_the_same,
+    pages_of_one_unpin_are_counted_once,
+    status_is_one_moments_view,
+    first_mappings_at_once_make_one_file,
+    killed_owners_leave_nothing @ 60,
+}
+
+/// Words that processes tell each other.
+struct Signals(Mapping);
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self(Region::sized(1)?.map(1)?))
+    }
+
+    fn word(&self, at: usize) -> &AtomicU32 {
+        self.0.atomic(at * size_of::<u32>())
+    }
+
+    /// Comes back in all of `many` processes at once, for the `round`th time.
+    fn meet(&self, many: u32, round: u32) {
+        let word = self.word(0);
+        word.fetch_add(1, Ordering::SeqCst);
+        while word.load(Ordering::SeqCst) < many * (round + 1) {
+            spin_loop();
+        }
+    }
+}
+
+/// What this process and one more do at once, `rounds` times. Each is told which of
+/// the two it is.
+fn both(rounds: u32, mut each: impl FnMut(usize, u32) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let signals = Signals::new()?;
+    let other = spawn(|| {
+        (0..rounds).try_for_each(|round| {
+            signals.meet(2, round);
+            each(1, round)
+        })
+    })?;
+    let here = (0..rounds).try_for_each(|round| {
+        signals.meet(2, round);
+        each(0, round)
+    });
+    if here.is_err() {
+        // It would wait for us.
+        kill(other.pid(), Signal::SIGKILL)?;
+    }
+    let there = other.join();
+    here.and(there)
+}
+
+fn who_misses_a_page_at_once_gets_the_same() -> anyhow::Result<()> {
+    const ROUNDS: u32 = 1000;
+    let region = Region::sized(ROUNDS as usize)?;
+    let map = region.map(ROUNDS as usize)?;
+    both(ROUNDS, |who, round| {
+        map.write(round as usize * PAGE + who, 1 + who as u8);
+        Ok(())
+    })?;
+    for page in 0..ROUNDS as usize {
+        let found = [map.read(page * PAGE), map.read(page * PAGE + 1)];
+        ensure!(found == [1, 2], "page {page} has {found:?}");
+    }
+    let info = region.info()?;
+    ensure!((info.allocated, info.resident) == (1000, 1000), "{info:?}");
+    Ok(())
+}
+
+fn pages_of_one_unpin_are_counted_once() -> anyhow::Result<()> {
+    const ROUNDS: u32 = 300;
+    const PAGES: usize = 64;
+    let regions: Vec<(Region, Mapping)> = (0..ROUNDS)
+        .map(|_| {
+            let region = Region::sized(PAGES)?;
+            let map = region.map(PAGES)?;
+            Ok((region, map))
+        })
+        .collect::<anyhow::Result<_>>()?;
+    // One touches pages while the other unpins them.
+    both(ROUNDS, |who, round| {
+        let (region, map) = &regions[round as usize];
+        match who {
+            0 => map.write_pages(0..PAGES),
+            _ => region.unpin(0..PAGES)?,
+        }
+        Ok(())
+    })?;
+    // A page that was counted twice would be missed by one too few, one that was
+    // not counted would never go.
+    for (round, (region, _)) in regions.iter().enumerate() {
+        fs::write("/proc/sys/vm/drop_caches", "2\n")?;
+        let info = region.info()?;
+        ensure!(
+            (info.resident, info.purged) == (0, PAGES as u64),
+            "round {round}: {info:?}"
+        );
+    }
+    Ok(())
+}
+
+fn status_is_one_moments_view() -> anyhow::Result<()> {
+    const ROUNDS: u32 = 1000;
+    const PAGES: usize = 300;
+    let region = Region::sized(PAGES)?;
+    let _map = region.map(PAGES)?;
+    both(ROUNDS, |who, round| {
+        if who == 0 {
+            // All of it by one call, in one range.
+            if round % 2 == 0 {
+                region.unpin(0..PAGES)?;
+            } else {
+                region.pin(0..PAGES)?;
+            }
+            return Ok(());
+        }
+        let picture = region.statuses(0..PAGES as u64)?;
+        ensure!(
+            picture.iter().all(|status| *status == picture[0]),
+            "round {round}: {picture:?}"
+        );
+        Ok(())
+    })
+}
+
+fn first_mappings_at_once_make_one_file() -> anyhow::Result<()> {
+    const ROUNDS: u32 = 300;
+    let regions: Vec<Region> = (0..ROUNDS)
+        .map(|_| Region::sized(2))
+        .collect::<anyhow::Result<_>>()?;
+    let found = Signals::new()?;
+    both(ROUNDS, |who, round| {
+        let region = &regions[round as usize];
+        // Whoever comes first, one size is what both have.
+        if who == 1 && region.set_size(PAGE) == Err(Errno::EINVAL) {
+            ensure!(region.file_id().is_ok(), "refused, and not frozen");
+        }
+        let map = match region.map_as(2 * PAGE, RW, MapFlags::MAP_SHARED) {
+            Ok(map) => map,
+            Err(error) => {
+                ensure!(error == Errno::EINVAL && region.size()? == PAGE, "{error}");
+                region.map(1)?
+            }
+        };
+        let file = region.file_id()? as u32;
+        found.word(who).store(file, Ordering::SeqCst);
+        map.write(who, 1 + who as u8);
+        until("both have mapped it", || {
+            Ok(map.read(0) == 1 && map.read(1) == 2)
+        })?;
+        ensure!(found.word(who).load(Ordering::SeqCst) == file, "two files");
+        Ok(())
+    })
+}
+
+/// Pages that programs cannot see and the kernel cannot take: where regions' are.
+fn unevictable() -> anyhow::Result<usize> {
+    Ok(number("/proc/meminfo", "Unevictable")? * 1024 / PAGE)
+}
+
+fn killed_owners_leave_nothing() -> anyhow::Result<()> {
+    const PAGES: usize = 512;
+    const PARTS: Range<usize> = 0..16;
+    let before = unevictable()?;
+    let observer = Region::open()?;
+    for round in 0..15 {
+        let signals = Signals::new()?;
+        let mut owners = vec![];
+        for who in 0..3 {
+            let ready = signals.word(who);
+            owners.push(spawn(|| {
+                let region = Region::sized(PAGES)?;
+                let map = region.map(PAGES)?;
+                map.write_pages(0..PAGES);
+                ready.store(1, Ordering::SeqCst);
+                loop {
+                    for part in PARTS {
+                        let pages = part * 32..part * 32 + 24;
+                        region.unpin(pages.clone())?;
+                        map.write_pages(pages.clone());
+                        region.pin(pages)?;
+                    }
+                    region.unpin(0..PAGES)?;
+                }
+            })?);
+        }
+        until("they work", || {
+            Ok((0..3).all(|who| signals.word(who).load(Ordering::SeqCst) == 1))
+        })?;
+        // They end while their ranges are being taken.
+        for (who, owner) in owners.into_iter().enumerate() {
+            match (round + who) % 3 {
+                0 => drop(observer.purge_all()?),
+                1 => fs::write("/proc/sys/vm/drop_caches", "2\n")?,
+                _ => {}
+            }
+            kill(owner.pid(), Signal::SIGKILL)?;
+            if round % 2 == 0 {
+                observer.purge_all()?;
+            }
+            let end = owner.wait()?;
+            ensure!(
+                matches!(end, WaitStatus::Signaled(_, Signal::SIGKILL, _)),
+                "{end:?}"
+            );
+        }
+    }
+    // The last of them ends a moment later; what others of the guest have may differ a little.
+    until("their pages are free", || {
+        Ok(unevictable()? <= before + PAGES / 2)
+    })?;
+    ensure!(observer.purge_all()? == 0, "a range is still listed");
+    Ok(())
+}
