@@ -494,9 +494,11 @@ impl Mapping {
     /// Whether a page has this byte all over.
     pub fn is_full_of(&self, page: usize, byte: u8) -> bool {
         let full = usize::from_ne_bytes([byte; size_of::<usize>()]);
-        // SAFETY: As for `read`.
-        self.words(page)
-            .all(|word| unsafe { word.read_volatile() } == full)
+        self.words(page).all(|word| {
+            // SAFETY: As for `read`.
+            let found = unsafe { word.read_volatile() };
+            found == full
+        })
     }
 
     /// Touches each page with one write.
