@@ -39,6 +39,7 @@ mod remap;
 mod seen;
 mod sharing;
 mod states;
+mod stressors;
 pub mod transfer;
 mod userfaultfd;
 
@@ -74,6 +75,7 @@ pub const ALL: &[&[Test]] = &[
     transfer::TESTS,
     debug::TESTS,
     userfaultfd::TESTS,
+    stressors::TESTS,
     #[cfg(target_pointer_width = "64")]
     fuzz::TESTS,
     module::TESTS,
