@@ -1057,6 +1057,8 @@ impl<'a> Worker<'a> {
             1 | 3 if offset < 0 => Expect::error(EINVAL),
             _ if path => Expect::error(EBADF),
             0 | 2 if !writes => Expect::error(EBADF),
+            // Of no bytes at all the VFS asks nobody.
+            2 if len == 0 => Expect::value(0).or(&[EFAULT]),
             0..=2 if matches!(pointer, Pointer::Good(_)) && writes => Expect::error(EINVAL),
             0..=2 => Expect::error(EINVAL).or(&[EBADF, EFAULT]),
             4 => Expect::error(ENODEV).or(&[EINVAL, EBADF, EOPNOTSUPP]),
@@ -1518,14 +1520,16 @@ impl<'a> Worker<'a> {
 
     /// The shrinker, asked by name, and all caches.
     fn press(&mut self, note: &dyn Fn(&str)) -> anyhow::Result<bool> {
+        // The same numbers, whatever the kernel has.
+        let all = self.one_in(8);
+        let pages = self.random.random_range(0..300);
+        let which = self.random.random_range(1..4);
         match &self.shrinker {
-            Some((path, group)) if !self.random.random_ratio(1, 8) => {
-                let pages = self.random.random_range(0..300);
+            Some((path, group)) if !all => {
                 note(&format!("shrink by {pages}"));
                 fs::write(path, format!("{group} 0 {pages}\n")).context("scan")?;
             }
             _ => {
-                let which = self.random.random_range(1..4);
                 note(&format!("drop_caches {which}"));
                 fs::write(DROP_CACHES, which.to_string()).context("drop_caches")?;
             }
