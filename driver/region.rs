@@ -22,7 +22,8 @@ use crate::{
             PseudoFileOperations,
             Reservation, //
         },
-        read_implies_exec, //
+        read_implies_exec,
+        total_ram_pages, //
     },
     lru::{
         Key,
@@ -524,6 +525,11 @@ impl Region {
                 return Err(EINTR);
             }
             need += self.pins.lock().gaps(&mut rest);
+            // A range takes memory whether its pages have any or not, and who unpins is not whom
+            // the OOM killer would take for the one that has it.
+            if need > total_ram_pages() {
+                return Err(ENOMEM);
+            }
         }
         let mut spares = KVVec::with_capacity(need, flags)?;
         for _ in 0..need {

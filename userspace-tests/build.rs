@@ -9,7 +9,7 @@ fn main() {
     bindgen::bindgen(
         "src/kernel.h",
         "kernel.rs",
-        "KERNEL_.*|(FOPEN|FUSE|IORING|LOOP|UFFD|PAGE_IS|PM_SCAN)_.*|(fuse|io_uring|uffdio|pm_scan|page_region).*",
+        "KERNEL_.*|(FOPEN|FUSE|IORING|KCOV|LOOP|UFFD|PAGE_IS|PM_SCAN)_.*|(fuse|io_uring|uffdio|pm_scan|page_region).*",
         &["--no-prepend-enum-name"],
     );
 }

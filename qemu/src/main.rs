@@ -71,6 +71,26 @@ enum Verb {
         #[arg(long, value_name = "DIR")]
         logs: PathBuf,
     },
+    /// Make random calls in the guest.
+    Fuzz {
+        #[command(flatten)]
+        common: Common,
+        /// The kernel.
+        #[arg(long, value_name = "NAME=KIMG,KO", value_parser = kernel)]
+        kernel: Kernel,
+        /// The first sequence of calls.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// That sequence only, and only so many calls of it.
+        #[arg(long)]
+        calls: Option<u64>,
+        /// How long.
+        #[arg(long, default_value_t = 10)]
+        minutes: u64,
+        /// Where the logs go.
+        #[arg(long, value_name = "DIR")]
+        logs: PathBuf,
+    },
     /// A prompt in the guest. `exit` ends it, and so does Ctrl-a x.
     Shell {
         #[command(flatten)]
@@ -84,7 +104,7 @@ enum Verb {
     },
 }
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 struct Common {
     /// The guest's program, static.
     #[arg(long, value_name = "BIN")]
@@ -166,6 +186,14 @@ fn main() -> ExitCode {
             kernel,
             logs,
         } => demo(&common, &kernel, &logs),
+        Verb::Fuzz {
+            common,
+            kernel,
+            seed,
+            calls,
+            minutes,
+            logs,
+        } => fuzz(&common, &kernel, seed, calls, minutes, &logs),
         Verb::Shell {
             common,
             kernel,
@@ -318,17 +346,7 @@ fn test_in_a_guest(
 fn demo(common: &Common, kernel: &Kernel, logs: &Path) -> anyhow::Result<bool> {
     let begun = Instant::now();
     let (judgement, logs) = boot(common, kernel, &["demo"], logs, &mut display::Stream)?;
-    for result in &judgement.results {
-        if result.outcome == Outcome::Failed {
-            display::result(&kernel.name, &result.name, &result.outcome, Duration::ZERO);
-            for line in &result.diagnostics {
-                display::diagnostic(line);
-            }
-        }
-    }
-    if !judgement.faults.is_empty() {
-        display::faults(&kernel.name, &judgement.faults, &logs);
-    }
+    show_failures(kernel, &judgement, &logs);
     if judgement.good() {
         println!(
             "\nThe module was removed again, the kernel log is clean, and the machine powered \
@@ -339,6 +357,52 @@ fn demo(common: &Common, kernel: &Kernel, logs: &Path) -> anyhow::Result<bool> {
         display::where_the_logs_are(&logs);
     }
     Ok(judgement.good())
+}
+
+/// Makes random calls. True: nothing was found.
+fn fuzz(
+    common: &Common,
+    kernel: &Kernel,
+    seed: Option<u64>,
+    calls: Option<u64>,
+    minutes: u64,
+    logs: &Path,
+) -> anyhow::Result<bool> {
+    let mut arguments = vec!["fuzz".into(), "--minutes".into(), minutes.to_string()];
+    for (name, value) in [("--seed", seed), ("--calls", calls)] {
+        if let Some(value) = value {
+            arguments.extend([name.into(), value.to_string()]);
+        }
+    }
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let common = Common {
+        // Booting and the closing checks come to it.
+        limit: common.limit.or(Some(60 * minutes + 600)),
+        ..common.clone()
+    };
+    let (judgement, logs) = boot(&common, kernel, &arguments, logs, &mut display::Stream)?;
+    show_failures(kernel, &judgement, &logs);
+    if judgement.good() {
+        println!("Nothing was found, and the kernel log is clean.");
+    } else {
+        display::where_the_logs_are(&logs);
+    }
+    Ok(judgement.good())
+}
+
+/// Shows what is wrong with a run of which only the output was shown.
+fn show_failures(kernel: &Kernel, judgement: &Judgement, logs: &Logs) {
+    for result in &judgement.results {
+        if result.outcome == Outcome::Failed {
+            display::result(&kernel.name, &result.name, &result.outcome, Duration::ZERO);
+            for line in &result.diagnostics {
+                display::diagnostic(line);
+            }
+        }
+    }
+    if !judgement.faults.is_empty() {
+        display::faults(&kernel.name, &judgement.faults, logs);
+    }
 }
 
 /// Runs one machine with the module and judges it.

@@ -35,6 +35,8 @@ use nix::sys::resource::setrlimit;
 use crate::Mode;
 use crate::closing;
 use crate::demo;
+#[cfg(target_pointer_width = "64")]
+use crate::fuzz;
 use crate::harness;
 use crate::harness::Case;
 use crate::harness::Outcome;
@@ -63,6 +65,10 @@ const KMSG_PORT: &str = "ashmem.kmsg";
 pub const LOCK_STAT: &str = "/proc/sys/kernel/lock_stat";
 /// How long the demonstration may take on a stock kernel.
 const DEMO_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long one sequence of random calls may take on any kernel.
+#[cfg(target_pointer_width = "64")]
+const FUZZ_LIMIT: Duration = Duration::from_secs(100);
 
 /// Does everything. Does not return.
 pub fn main(mode: Mode) -> ! {
@@ -121,6 +127,29 @@ fn run(mode: Mode) -> anyhow::Result<()> {
             }
             closing::run(&mut report, &mut log, module)?;
         }
+        #[cfg(target_pointer_width = "64")]
+        Mode::Fuzz {
+            seed,
+            calls,
+            minutes,
+        } => {
+            let time = Duration::from_secs(60 * minutes);
+            // Nobody has set it before.
+            let _ = fuzz::WANTED.set(fuzz::Wanted { seed, calls, time });
+            if module_for_tests(&mut report, &mut log)? {
+                log.now("random calls")?;
+                let done = supervise(
+                    Runner::Here(fuzz::as_wanted),
+                    // What is under way is ended by its own limit.
+                    time + 2 * FUZZ_LIMIT,
+                    &Sink::Stream(&port(OUT_PORT)?),
+                    Sweep::All,
+                    &mut log,
+                )?;
+                report.add("fuzz", &done)?;
+            }
+            closing::run(&mut report, &mut log, true)?;
+        }
         Mode::Demo => {
             let mut out = port(OUT_PORT)?;
             let module = module_for_tests(&mut report, &mut log)?;
@@ -143,9 +172,7 @@ fn run(mode: Mode) -> anyhow::Result<()> {
             out.flush()?;
         }
         Mode::Selftest { kind } => return selftest::run(kind, &mut report, &mut log),
-        Mode::List | Mode::Abi | Mode::One { .. } | Mode::Counts | Mode::Shell { .. } => {
-            bail!("this mode is not for PID 1")
-        }
+        _ => bail!("this mode is not for PID 1"),
     }
     report.plan()?;
     report.verdict()?;

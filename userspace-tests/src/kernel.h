@@ -6,12 +6,15 @@
 #include <linux/fs.h>
 #include <linux/fuse.h>
 #include <linux/io_uring.h>
+#include <linux/kcov.h>
 #include <linux/loop.h>
 #include <linux/userfaultfd.h>
 
 #define IOCTL(name) const unsigned int KERNEL_##name = name
 #define NUMBER(name) const __u64 KERNEL_##name = name
 
+IOCTL(KCOV_INIT_TRACE);
+IOCTL(KCOV_ENABLE);
 IOCTL(PAGEMAP_SCAN);
 IOCTL(UFFDIO_API);
 IOCTL(UFFDIO_REGISTER);

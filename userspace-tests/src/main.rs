@@ -11,11 +11,14 @@
 //! - [`region`]: the device, as tests and demonstration use it
 //! - [`fuse`], [`uring`]: what lets the kernel itself read and write pages, as
 //!   tests use it, with the structures of [`kernel`]
+//! - [`fuzz`]: random calls
 //! - [`tests`], [`demo`], [`shell`], [`selftest`]: the modes
 
 mod closing;
 mod demo;
 mod fuse;
+#[cfg(target_pointer_width = "64")]
+mod fuzz;
 mod harness;
 mod init;
 mod kernel;
@@ -61,6 +64,18 @@ enum Mode {
         /// The one random run of pin_model that is wanted.
         #[arg(long)]
         seed: Option<u64>,
+    },
+    /// Make random calls, and check what they do.
+    Fuzz {
+        /// The first sequence of calls.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// That sequence only, and only so many calls of it.
+        #[arg(long)]
+        calls: Option<u64>,
+        /// How long.
+        #[arg(long, default_value_t = 10)]
+        minutes: u64,
     },
     /// Print the names of the tests.
     List,

@@ -354,10 +354,11 @@ impl Region {
     }
 }
 
-/// What the kernel tells of a descriptor.
+/// What the kernel tells of a descriptor; bytes of a name that are not UTF-8 are replaced.
 pub fn fdinfo(fd: impl AsFd) -> anyhow::Result<String> {
     let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
-    fs::read_to_string(&path).context(path)
+    let text = fs::read(&path).context(path)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 fn bytes(pages: usize) -> u32 {

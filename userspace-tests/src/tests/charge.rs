@@ -30,6 +30,7 @@ use crate::tests::group::remove;
 use crate::tests::process::receive_fd;
 use crate::tests::process::send_fd;
 use crate::tests::process::sockets;
+use crate::tests::reclaim::number;
 
 tests! {
     page_is_charged_once_to_who_touches_it_first @ 60 => "limit.charge",
@@ -39,6 +40,7 @@ tests! {
     ranges_are_charged_to_who_makes_them @ 60 => "limit.metadata",
     regions_are_charged_to_who_opens_them @ 60 => "limit.metadata",
     unpin_beyond_the_groups_limit_changes_nothing @ 60 => "limit.metadata" "pin.no-leftover",
+    unpin_takes_no_more_ranges_than_the_machine_has_pages => "limit.ranges" "pin.no-leftover",
 }
 
 /// Pages that tests touch: by far more than the kernel may leave uncounted for
@@ -389,4 +391,25 @@ fn unpin_beyond_the_groups_limit_changes_nothing() -> anyhow::Result<()> {
     ensure!(region.info()?.unpinned == 2 * ranges as u64);
     drop(region);
     remove(groups)
+}
+
+/// Each 8 GiB take a range, which once was all it took to have the OOM killer end others.
+fn unpin_takes_no_more_ranges_than_the_machine_has_pages() -> anyhow::Result<()> {
+    const RANGE: u64 = 8 << 30;
+    let machine = number("/proc/meminfo", "MemTotal")? * 1024 / PAGE;
+    let size = (machine as u64 + 2) * RANGE;
+    let region = Region::open()?;
+    region.set_size(usize::try_from(size)?)?;
+    let map = region.map_as(PAGE, RW, MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE)?;
+    map.write(0, 1);
+    let found = region.unpin_wide(0, 0);
+    ensure!(found == Err(Errno::ENOMEM), "all of it: {found:?}");
+    let info = region.info()?;
+    ensure!(info.unpinned == 0, "{info:?}");
+    // It was the number of ranges, and no other limit.
+    let some = 64 * RANGE;
+    region.unpin_wide(size - some, 0)?;
+    ensure!(region.info()?.unpinned == some / PAGE as u64);
+    ensure!(!region.pin_wide(0, 0)? && map.read(0) == 1);
+    Ok(())
 }

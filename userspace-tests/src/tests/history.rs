@@ -42,7 +42,7 @@ use crate::tests::process::spawn;
 tests! {
     cve_2011_1149_mask_holds_at_mprotect => "mask.mprotect" "mask.not-retroactive",
     cve_2017_13216_size_that_mmap_saw_is_the_size @ 60 => "size.frozen" "state.frozen",
-    cve_2020_0009_mapping_again_brings_no_right_back => "mask.mprotect",
+    cve_2020_0009_mapping_again_brings_no_right_back => "mask.mprotect" "map.remap-file-pages",
     unpin_by_a_reader_does_not_go_unseen => "pin.any-holder" "pin.was-purged",
     read_implies_exec_maps_nothing_executable => "mmap.mask" "mask.mprotect",
     arguments_in_purged_memory_do_not_deadlock @ 60,

@@ -14,7 +14,10 @@ pub mod counts;
 mod debug;
 mod device;
 mod extensions;
+// It catches signals of touches by registers of this processor.
 mod futex;
+#[cfg(target_pointer_width = "64")]
+mod fuzz;
 pub mod group;
 mod history;
 mod hwpoison;
@@ -36,6 +39,7 @@ mod remap;
 mod seen;
 mod sharing;
 mod states;
+mod stressors;
 pub mod transfer;
 mod userfaultfd;
 
@@ -71,6 +75,9 @@ pub const ALL: &[&[Test]] = &[
     transfer::TESTS,
     debug::TESTS,
     userfaultfd::TESTS,
+    stressors::TESTS,
+    #[cfg(target_pointer_width = "64")]
+    fuzz::TESTS,
     module::TESTS,
 ];
 

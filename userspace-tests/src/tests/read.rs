@@ -370,6 +370,8 @@ fn write_is_einval() -> anyhow::Result<()> {
             writev(&region, &[IoSlice::new(b"x"), IoSlice::new(b"y")]),
         ];
         ensure!(found == [Err(Errno::EINVAL); 3], "{state}: {found:?}");
+        let nothing = writev(&region, &[IoSlice::new(b"")]);
+        ensure!(nothing == Ok(0), "{state}, of nothing: {nothing:?}");
         Ok(())
     };
     writes("fresh")?;

@@ -40,7 +40,7 @@ tests! {
 }
 
 /// The shrinker's folder in debugfs.
-fn shrinker() -> anyhow::Result<PathBuf> {
+pub fn shrinker() -> anyhow::Result<PathBuf> {
     let Ok(all) = fs::read_dir("/sys/kernel/debug/shrinker") else {
         return skip("this kernel has no CONFIG_SHRINKER_DEBUG");
     };
@@ -76,7 +76,7 @@ fn scan_for(shrinker: &Path, group: u64, pages: usize) -> anyhow::Result<()> {
 }
 
 /// The cgroup of this process, unless it went into another one.
-fn root() -> anyhow::Result<u64> {
+pub fn root() -> anyhow::Result<u64> {
     Ok(fs::metadata(group::ROOT).context(group::ROOT)?.ino())
 }
 
