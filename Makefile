@@ -4,7 +4,7 @@
 
 # Given on the command line or in the environment, they reach the scripts there.
 
-.PHONY: help run test check shell modules paths client fmt update root-shell clean distclean
+.PHONY: help run test soak check shell modules paths client fmt update root-shell clean distclean
 .SILENT:
 
 help: ## This list
@@ -14,9 +14,11 @@ help: ## This list
 	echo
 	sed -nE 's/^#= ([^ ]+) +(.*)/  \1\t\2/p' Makefile | expand -t 22
 
-#= KERNEL=            stock or debug; test: both (and qemu/'s own tests) if not given; others: stock
+#= KERNEL=            stock or debug; test: both (and qemu/'s own tests) if not given; soak: debug;
+#=                    others: stock
 #= TEST=              test: only what has this in its name
-#= TIMEOUT=           run, test, shell: seconds that one machine may take
+#= MINUTES=           soak: how long its rounds go on (60)
+#= TIMEOUT=           run, test, soak, shell: seconds that one machine may take
 #= ASHMEM_CACHE=      where roots, sources, kernels and objects are kept
 #= MIRROR=            a Debian mirror, if not the one of this machine's apt
 #= ALLOW_OUTDATED=1   take a mirror whose index has passed its date
@@ -27,6 +29,9 @@ run: ## Load the driver into Debian's own kernel in QEMU and show what it is goo
 
 test: ## Run all tests: on the host, in the stock kernel and in the debug kernel
 	scripts/run test
+
+soak: ## Load the driver a thousand times, then do everything at once for MINUTES
+	scripts/run soak
 
 check: ## Check format, lints, scripts, and where `unsafe` stands
 	scripts/check

@@ -16,7 +16,7 @@ export ASHMEM_HOME=${ASHMEM_HOME:-${HOME:?}}
 export ASHMEM_BEGIN=${ASHMEM_BEGIN:-$EPOCHSECONDS}
 
 # What passes through sudo and into the root, where it is set.
-PASSED_ON=(ASHMEM_CACHE ASHMEM_HOME ASHMEM_BEGIN KERNEL TEST TIMEOUT MIRROR ALLOW_OUTDATED
+PASSED_ON=(ASHMEM_CACHE ASHMEM_HOME ASHMEM_BEGIN KERNEL TEST MINUTES TIMEOUT MIRROR ALLOW_OUTDATED
     TERM http_proxy https_proxy HTTP_PROXY HTTPS_PROXY no_proxy NO_PROXY)
 
 # hash_of FILE...: a short key made from the contents without comment lines, so

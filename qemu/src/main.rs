@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! The host's side of `make test`, `make run` and `make shell`.
+//! The host's side of `make test`, `make run`, `make soak` and `make shell`.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -71,6 +71,20 @@ enum Verb {
         #[arg(long, value_name = "DIR")]
         logs: PathBuf,
     },
+    /// Load the module a thousand times, then run random programs in rounds.
+    Soak {
+        #[command(flatten)]
+        common: Common,
+        /// The kernel.
+        #[arg(long, value_name = "NAME=KIMG,KO", value_parser = kernel)]
+        kernel: Kernel,
+        /// How long the rounds go on.
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+        minutes: u64,
+        /// Where the logs go.
+        #[arg(long, value_name = "DIR")]
+        logs: PathBuf,
+    },
     /// A prompt in the guest. `exit` ends it, and so does Ctrl-a x.
     Shell {
         #[command(flatten)]
@@ -96,7 +110,7 @@ struct Common {
     #[arg(long, value_enum, default_value_t)]
     accel: Choice,
     /// How long a machine may run. Usually 600, for a kernel named `debug`
-    /// 2400, for a shell 12 hours.
+    /// 2400, for a shell 12 hours; to soak, an hour longer than its rounds.
     #[arg(long, value_name = "SECONDS")]
     limit: Option<u64>,
 }
@@ -165,7 +179,19 @@ fn main() -> ExitCode {
             common,
             kernel,
             logs,
-        } => demo(&common, &kernel, &logs),
+        } => show(
+            &common,
+            &kernel,
+            &["demo"],
+            common.limit_for(&kernel),
+            &logs,
+        ),
+        Verb::Soak {
+            common,
+            kernel,
+            minutes,
+            logs,
+        } => soak(&common, &kernel, minutes, &logs),
         Verb::Shell {
             common,
             kernel,
@@ -294,7 +320,8 @@ fn test_in_a_guest(
     let place = kernel.name.as_str();
     let begun = Instant::now();
     let mut live = display::Live::new(place);
-    let (judgement, logs) = boot(common, kernel, &arguments, logs, &mut live)?;
+    let limit = common.limit_for(kernel);
+    let (judgement, logs) = boot(common, kernel, &arguments, limit, logs, &mut live)?;
     if !judgement.faults.is_empty() {
         display::faults(place, &judgement.faults, &logs);
     }
@@ -314,10 +341,32 @@ fn test_in_a_guest(
     Ok(())
 }
 
-/// Shows the demonstration. True: it went well, and the module left cleanly.
-fn demo(common: &Common, kernel: &Kernel, logs: &Path) -> anyhow::Result<bool> {
+/// What a machine takes beside the rounds of a soak: a thousand loads, and what may be slow.
+const BESIDE_ROUNDS: u64 = 3600;
+
+/// Soaks. True: nothing was found.
+fn soak(common: &Common, kernel: &Kernel, minutes: u64, logs: &Path) -> anyhow::Result<bool> {
+    let limit = common.limit(minutes * 60 + BESIDE_ROUNDS);
+    display::step(
+        &kernel.name,
+        &format!(
+            "its lives, then rounds for {minutes} min; a line for each. The logs: {}",
+            logs.display()
+        ),
+    );
+    show(common, kernel, &["soak", &minutes.to_string()], limit, logs)
+}
+
+/// Shows what a guest has for people. True: it went well, and the module left cleanly.
+fn show(
+    common: &Common,
+    kernel: &Kernel,
+    arguments: &[&str],
+    limit: Duration,
+    logs: &Path,
+) -> anyhow::Result<bool> {
     let begun = Instant::now();
-    let (judgement, logs) = boot(common, kernel, &["demo"], logs, &mut display::Stream)?;
+    let (judgement, logs) = boot(common, kernel, arguments, limit, logs, &mut display::Stream)?;
     for result in &judgement.results {
         if result.outcome == Outcome::Failed {
             display::result(&kernel.name, &result.name, &result.outcome, Duration::ZERO);
@@ -346,6 +395,7 @@ fn boot(
     common: &Common,
     kernel: &Kernel,
     arguments: &[&str],
+    limit: Duration,
     logs: &Path,
     watch: &mut dyn Watch,
 ) -> anyhow::Result<(Judgement, Logs)> {
@@ -359,7 +409,7 @@ fn boot(
         },
         arguments,
         accel: accel::choose(common.accel, &kernel.image, &common.guest, logs)?,
-        limit: common.limit_for(kernel),
+        limit,
     };
     let logs = Logs::new(logs, &kernel.name)?;
     let record = machine::run(&spec, &logs, watch)?;

@@ -48,6 +48,7 @@ use crate::region::NODE;
 use crate::report::Report;
 use crate::selftest;
 use crate::shell;
+use crate::soak;
 use crate::tests;
 
 /// Where the host puts the module in the initramfs.
@@ -142,8 +143,22 @@ fn run(mode: Mode) -> anyhow::Result<()> {
             }
             out.flush()?;
         }
+        Mode::Soak { minutes } => {
+            let mut out = port(OUT_PORT)?;
+            let module = module_for_tests(&mut report, &mut log)?;
+            if module {
+                let time = Duration::from_secs(60 * minutes);
+                soak::run(time, &mut report, &mut log, &mut out)?;
+            }
+            closing::run(&mut report, &mut log, module)?;
+        }
         Mode::Selftest { kind } => return selftest::run(kind, &mut report, &mut log),
-        Mode::List | Mode::Abi | Mode::One { .. } | Mode::Counts | Mode::Shell { .. } => {
+        Mode::List
+        | Mode::Abi
+        | Mode::One { .. }
+        | Mode::Counts
+        | Mode::Glance { .. }
+        | Mode::Shell { .. } => {
             bail!("this mode is not for PID 1")
         }
     }

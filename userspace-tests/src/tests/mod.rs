@@ -18,10 +18,11 @@ mod futex;
 pub mod group;
 mod history;
 mod hwpoison;
+mod locks;
 mod mapping;
 pub mod memory;
 mod migration;
-mod module;
+pub mod module;
 pub mod names;
 mod pin;
 pub mod pin_model;
@@ -36,6 +37,7 @@ mod remap;
 mod seen;
 mod sharing;
 mod states;
+mod stress;
 pub mod transfer;
 mod userfaultfd;
 
@@ -71,6 +73,8 @@ pub const ALL: &[&[Test]] = &[
     transfer::TESTS,
     debug::TESTS,
     userfaultfd::TESTS,
+    locks::TESTS,
+    stress::TESTS,
     module::TESTS,
 ];
 
