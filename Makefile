@@ -4,7 +4,7 @@
 
 # Given on the command line or in the environment, they reach the scripts there.
 
-.PHONY: help run test fuzz check shell modules paths client fmt update root-shell clean distclean
+.PHONY: help run test bench soak fuzz check shell modules paths client fmt update root-shell clean distclean
 .SILENT:
 
 help: ## This list
@@ -14,12 +14,13 @@ help: ## This list
 	echo
 	sed -nE 's/^#= ([^ ]+) +(.*)/  \1\t\2/p' Makefile | expand -t 22
 
-#= KERNEL=            stock or debug; if not given, test: both (and qemu/'s own tests), fuzz: debug, others: stock
+#= KERNEL=            stock or debug; if not given, test: both (and qemu/'s own tests), soak and fuzz:
+#=                    debug, others: stock
 #= TEST=              test: only what has this in its name
-#= MINUTES=           fuzz: how long, 10 if not given
+#= MINUTES=           soak, fuzz: how long, 60 and 10 if not given
 #= SEED=              fuzz: the first sequence of calls
 #= CALLS=             fuzz: that sequence only, up to this call
-#= TIMEOUT=           run, test, fuzz, shell: seconds that one machine may take
+#= TIMEOUT=           run, test, bench, soak, fuzz, shell: seconds that one machine may take
 #= ASHMEM_CACHE=      where roots, sources, kernels and objects are kept
 #= MIRROR=            a Debian mirror, if not the one of this machine's apt
 #= ALLOW_OUTDATED=1   take a mirror whose index has passed its date
@@ -30,6 +31,12 @@ run: ## Load the driver into Debian's own kernel in QEMU and show what it is goo
 
 test: ## Run all tests: on the host, in the stock kernel and in the debug kernel
 	scripts/run test
+
+bench: ## Count the instructions of what the driver does with few ranges and with many
+	scripts/run bench
+
+soak: ## Load the driver a thousand times, then do everything at once for MINUTES
+	scripts/run soak
 
 fuzz: ## Make random calls for MINUTES in the debug kernel
 	scripts/run fuzz

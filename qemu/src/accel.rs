@@ -29,16 +29,40 @@ pub enum Accel {
     Kvm,
     /// QEMU's emulation, each virtual processor in a thread of its own.
     Tcg,
+    /// The same with one virtual processor, whose clock counts instructions: one a nanosecond.
+    Count,
 }
 
 impl Accel {
     /// QEMU's arguments for it.
-    pub fn arguments(self) -> [&'static str; 4] {
+    pub fn arguments(self) -> &'static [&'static str] {
         match self {
-            Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
+            Self::Kvm => &["-accel", "kvm", "-cpu", "host", "-smp", "2"],
             // Without 5-level paging: while the kernel sets the processor's features up, KASAN
             // asks for that one, and an interrupt at that moment sees it as not there.
-            Self::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max,la57=off"],
+            Self::Tcg => &[
+                "-accel",
+                "tcg,thread=multi",
+                "-cpu",
+                "max,la57=off",
+                "-smp",
+                "2",
+            ],
+            // What else may differ from run to run is the same in all as well.
+            Self::Count => &[
+                "-accel",
+                "tcg",
+                "-cpu",
+                "max,la57=off",
+                "-smp",
+                "1",
+                "-icount",
+                "shift=0,sleep=off",
+                "-rtc",
+                "base=2026-01-01,clock=vm",
+                "-seed",
+                "1",
+            ],
         }
     }
 }
@@ -53,6 +77,8 @@ pub enum Choice {
     Kvm,
     /// Emulation.
     Tcg,
+    /// Emulation that counts instructions.
+    Count,
 }
 
 /// Decides, with a probe boot of this kernel where only that can tell.
@@ -60,6 +86,7 @@ pub fn choose(choice: Choice, kernel: &Path, guest: &Path, logs: &Path) -> anyho
     match choice {
         Choice::Kvm => return Ok(Accel::Kvm),
         Choice::Tcg => return Ok(Accel::Tcg),
+        Choice::Count => return Ok(Accel::Count),
         Choice::Auto => {}
     }
     let usable = OpenOptions::new()

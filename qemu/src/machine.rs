@@ -346,7 +346,7 @@ fn qemu(spec: &Spec<'_>, initramfs: &Path) -> Command {
     command
         .args(["--pdeathsig", "KILL", "--", QEMU])
         .args(["-nodefaults", "-no-user-config", "-no-reboot"])
-        .args(["-machine", "q35", "-smp", "2", "-m", "1G"])
+        .args(["-machine", "q35", "-m", "1G"])
         .args(spec.accel.arguments())
         .arg("-kernel")
         .arg(spec.kernel)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! The host's side of `make test`, `make run` and `make shell`.
+//! The host's side of `make test`, `make run`, `make bench`, `make soak`, `make fuzz` and
+//! `make shell`.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -71,6 +72,31 @@ enum Verb {
         #[arg(long, value_name = "DIR")]
         logs: PathBuf,
     },
+    /// Count the instructions of what the module does.
+    Bench {
+        #[command(flatten)]
+        common: Common,
+        /// The kernel.
+        #[arg(long, value_name = "NAME=KIMG,KO", value_parser = kernel)]
+        kernel: Kernel,
+        /// Where the logs go.
+        #[arg(long, value_name = "DIR")]
+        logs: PathBuf,
+    },
+    /// Load the module a thousand times, then run random programs in rounds.
+    Soak {
+        #[command(flatten)]
+        common: Common,
+        /// The kernel.
+        #[arg(long, value_name = "NAME=KIMG,KO", value_parser = kernel)]
+        kernel: Kernel,
+        /// How long the rounds go on.
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000), default_value_t = 60)]
+        minutes: u64,
+        /// Where the logs go.
+        #[arg(long, value_name = "DIR")]
+        logs: PathBuf,
+    },
     /// Make random calls in the guest.
     Fuzz {
         #[command(flatten)]
@@ -85,7 +111,7 @@ enum Verb {
         #[arg(long)]
         calls: Option<u64>,
         /// How long.
-        #[arg(long, default_value_t = 10)]
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000), default_value_t = 10)]
         minutes: u64,
         /// Where the logs go.
         #[arg(long, value_name = "DIR")]
@@ -116,7 +142,7 @@ struct Common {
     #[arg(long, value_enum, default_value_t)]
     accel: Choice,
     /// How long a machine may run. Usually 600, for a kernel named `debug`
-    /// 2400, for a shell 12 hours.
+    /// 2400, for a shell 12 hours; to soak, an hour longer than its rounds.
     #[arg(long, value_name = "SECONDS")]
     limit: Option<u64>,
 }
@@ -185,7 +211,33 @@ fn main() -> ExitCode {
             common,
             kernel,
             logs,
-        } => demo(&common, &kernel, &logs),
+        } => show(
+            &common,
+            &kernel,
+            &["demo"],
+            common.limit_for(&kernel),
+            &logs,
+        ),
+        Verb::Bench {
+            common,
+            kernel,
+            logs,
+        } => show(
+            &Common {
+                accel: Choice::Count,
+                ..common.clone()
+            },
+            &kernel,
+            &["bench"],
+            common.limit_for(&kernel),
+            &logs,
+        ),
+        Verb::Soak {
+            common,
+            kernel,
+            minutes,
+            logs,
+        } => soak(&common, &kernel, minutes, &logs),
         Verb::Fuzz {
             common,
             kernel,
@@ -322,7 +374,8 @@ fn test_in_a_guest(
     let place = kernel.name.as_str();
     let begun = Instant::now();
     let mut live = display::Live::new(place);
-    let (judgement, logs) = boot(common, kernel, &arguments, logs, &mut live)?;
+    let limit = common.limit_for(kernel);
+    let (judgement, logs) = boot(common, kernel, &arguments, limit, logs, &mut live)?;
     if !judgement.faults.is_empty() {
         display::faults(place, &judgement.faults, &logs);
     }
@@ -342,11 +395,43 @@ fn test_in_a_guest(
     Ok(())
 }
 
-/// Shows the demonstration. True: it went well, and the module left cleanly.
-fn demo(common: &Common, kernel: &Kernel, logs: &Path) -> anyhow::Result<bool> {
+/// What a machine takes beside the rounds of a soak: a thousand loads, and what may be slow.
+const BESIDE_ROUNDS: u64 = 3600;
+
+/// Soaks. True: nothing was found.
+fn soak(common: &Common, kernel: &Kernel, minutes: u64, logs: &Path) -> anyhow::Result<bool> {
+    let limit = common.limit(minutes * 60 + BESIDE_ROUNDS);
+    display::step(
+        &kernel.name,
+        &format!(
+            "its lives, then rounds for {minutes} min; a line for each. The logs: {}",
+            logs.display()
+        ),
+    );
+    show(common, kernel, &["soak", &minutes.to_string()], limit, logs)
+}
+
+/// Shows what a guest has for people. True: it went well, and the module left cleanly.
+fn show(
+    common: &Common,
+    kernel: &Kernel,
+    arguments: &[&str],
+    limit: Duration,
+    logs: &Path,
+) -> anyhow::Result<bool> {
     let begun = Instant::now();
-    let (judgement, logs) = boot(common, kernel, &["demo"], logs, &mut display::Stream)?;
-    show_failures(kernel, &judgement, &logs);
+    let (judgement, logs) = boot(common, kernel, arguments, limit, logs, &mut display::Stream)?;
+    for result in &judgement.results {
+        if result.outcome == Outcome::Failed {
+            display::result(&kernel.name, &result.name, &result.outcome, Duration::ZERO);
+            for line in &result.diagnostics {
+                display::diagnostic(line);
+            }
+        }
+    }
+    if !judgement.faults.is_empty() {
+        display::faults(&kernel.name, &judgement.faults, &logs);
+    }
     if judgement.good() {
         println!(
             "\nThe module was removed again, the kernel log is clean, and the machine powered \
@@ -375,34 +460,8 @@ fn fuzz(
         }
     }
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let common = Common {
-        // Booting and the closing checks come to it.
-        limit: common.limit.or(Some(60 * minutes + 600)),
-        ..common.clone()
-    };
-    let (judgement, logs) = boot(&common, kernel, &arguments, logs, &mut display::Stream)?;
-    show_failures(kernel, &judgement, &logs);
-    if judgement.good() {
-        println!("Nothing was found, and the kernel log is clean.");
-    } else {
-        display::where_the_logs_are(&logs);
-    }
-    Ok(judgement.good())
-}
-
-/// Shows what is wrong with a run of which only the output was shown.
-fn show_failures(kernel: &Kernel, judgement: &Judgement, logs: &Logs) {
-    for result in &judgement.results {
-        if result.outcome == Outcome::Failed {
-            display::result(&kernel.name, &result.name, &result.outcome, Duration::ZERO);
-            for line in &result.diagnostics {
-                display::diagnostic(line);
-            }
-        }
-    }
-    if !judgement.faults.is_empty() {
-        display::faults(&kernel.name, &judgement.faults, logs);
-    }
+    let limit = common.limit(minutes * 60 + BESIDE_ROUNDS);
+    show(common, kernel, &arguments, limit, logs)
 }
 
 /// Runs one machine with the module and judges it.
@@ -410,6 +469,7 @@ fn boot(
     common: &Common,
     kernel: &Kernel,
     arguments: &[&str],
+    limit: Duration,
     logs: &Path,
     watch: &mut dyn Watch,
 ) -> anyhow::Result<(Judgement, Logs)> {
@@ -423,7 +483,7 @@ fn boot(
         },
         arguments,
         accel: accel::choose(common.accel, &kernel.image, &common.guest, logs)?,
-        limit: common.limit_for(kernel),
+        limit,
     };
     let logs = Logs::new(logs, &kernel.name)?;
     let record = machine::run(&spec, &logs, watch)?;

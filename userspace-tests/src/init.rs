@@ -33,6 +33,7 @@ use nix::sys::resource::Resource;
 use nix::sys::resource::setrlimit;
 
 use crate::Mode;
+use crate::bench;
 use crate::closing;
 use crate::demo;
 #[cfg(target_pointer_width = "64")]
@@ -50,6 +51,8 @@ use crate::region::NODE;
 use crate::report::Report;
 use crate::selftest;
 use crate::shell;
+#[cfg(target_pointer_width = "64")]
+use crate::soak;
 use crate::tests;
 
 /// Where the host puts the module in the initramfs.
@@ -63,6 +66,8 @@ const OUT_PORT: &str = "ashmem.out";
 const KMSG_PORT: &str = "ashmem.kmsg";
 /// Whether the kernel counts how often each lock is taken, where it can.
 pub const LOCK_STAT: &str = "/proc/sys/kernel/lock_stat";
+/// How long the benchmark may take, as its clock counts.
+const BENCH_LIMIT: Duration = Duration::from_secs(120);
 /// How long the demonstration may take on a stock kernel.
 const DEMO_LIMIT: Duration = Duration::from_secs(60);
 
@@ -150,6 +155,21 @@ fn run(mode: Mode) -> anyhow::Result<()> {
             }
             closing::run(&mut report, &mut log, true)?;
         }
+        Mode::Bench => {
+            let module = module_for_tests(&mut report, &mut log)?;
+            if module {
+                log.now("the benchmark")?;
+                let done = supervise(
+                    Runner::Here(bench::run),
+                    harness::time_limit(BENCH_LIMIT),
+                    &Sink::Stream(&port(OUT_PORT)?),
+                    Sweep::All,
+                    &mut log,
+                )?;
+                report.add("bench", &done)?;
+            }
+            closing::run(&mut report, &mut log, module)?;
+        }
         Mode::Demo => {
             let mut out = port(OUT_PORT)?;
             let module = module_for_tests(&mut report, &mut log)?;
@@ -170,6 +190,16 @@ fn run(mode: Mode) -> anyhow::Result<()> {
                 writeln!(out, "  rmmod ashmem: done, and {NODE} is gone")?;
             }
             out.flush()?;
+        }
+        #[cfg(target_pointer_width = "64")]
+        Mode::Soak { minutes } => {
+            let mut out = port(OUT_PORT)?;
+            let module = module_for_tests(&mut report, &mut log)?;
+            if module {
+                let time = Duration::from_secs(60 * minutes);
+                soak::run(time, &mut report, &mut log, &mut out)?;
+            }
+            closing::run(&mut report, &mut log, module)?;
         }
         Mode::Selftest { kind } => return selftest::run(kind, &mut report, &mut log),
         _ => bail!("this mode is not for PID 1"),

@@ -11,9 +11,10 @@
 //! - [`region`]: the device, as tests and demonstration use it
 //! - [`fuse`], [`uring`]: what lets the kernel itself read and write pages, as
 //!   tests use it, with the structures of [`kernel`]
-//! - [`fuzz`]: random calls
-//! - [`tests`], [`demo`], [`shell`], [`selftest`]: the modes
+//! - [`fuzz`]: random calls; [`stress`]: everything at once
+//! - [`tests`], [`demo`], [`bench`], [`soak`], [`shell`], [`selftest`]: the modes
 
+mod bench;
 mod closing;
 mod demo;
 mod fuse;
@@ -28,6 +29,9 @@ mod region;
 mod report;
 mod selftest;
 mod shell;
+#[cfg(target_pointer_width = "64")]
+mod soak;
+mod stress;
 // A test that is in no table would never run: the compiler refuses it.
 #[deny(dead_code)]
 mod tests;
@@ -61,7 +65,7 @@ enum Mode {
         /// setting up, no module loaded or removed, no power-off.
         #[arg(long)]
         here: bool,
-        /// The one random run of pin_model that is wanted.
+        /// The seed of random runs: of pin_model, one run with it and no other.
         #[arg(long)]
         seed: Option<u64>,
     },
@@ -91,8 +95,21 @@ enum Mode {
     },
     /// Print the table of fault counts as the README has it.
     Counts,
+    /// Count the instructions of what the module does.
+    Bench,
     /// Show what the module is good for.
     Demo,
+    /// Load the module a thousand times, then run rounds of random programs.
+    Soak {
+        /// How long the rounds go on.
+        minutes: u64,
+    },
+    /// Look at a region that is standard input: what the stress program executes.
+    #[command(hide = true)]
+    Glance {
+        /// Its number among the program's regions.
+        region: usize,
+    },
     /// A prompt on the serial line.
     Shell {
         /// Lines of the terminal at the other end.
@@ -141,6 +158,13 @@ fn main() -> ExitCode {
             print!("{}", tests::counts::markdown());
             ExitCode::SUCCESS
         }
+        Mode::Glance { region } => match stress::glance(region) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => {
+                eprintln!("guest: {e:#}");
+                ExitCode::FAILURE
+            }
+        },
         mode if id() == 1 => init::main(mode),
         Mode::Test {
             filter, here: true, ..

@@ -15,6 +15,8 @@ use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use anyhow::Context;
 use anyhow::bail;
@@ -477,29 +479,29 @@ impl Mapping {
         }
     }
 
-    /// A page as words, as large as a processor reads at once.
-    fn words(&self, page: usize) -> impl Iterator<Item = NonNull<usize>> {
-        let first = self.page(page).cast::<usize>();
-        // SAFETY: All of them lie in the page.
-        (0..PAGE / size_of::<usize>()).map(move |at| unsafe { first.add(at) })
+    /// The words of a page, in order, which others may use at the same time.
+    pub fn words(&self, page: usize) -> impl Iterator<Item = &AtomicU64> {
+        assert!(page < self.pages());
+        let base = self.page(page).cast::<u64>();
+        (0..PAGE / size_of::<u64>()).map(move |at| {
+            // SAFETY: It lies in the page.
+            let word = unsafe { base.add(at) };
+            // SAFETY: Aligned, mapped as long as `self`, and only used as atomic.
+            unsafe { AtomicU64::from_ptr(word.as_ptr()) }
+        })
     }
 
     /// Writes the same byte all over a page.
     pub fn fill(&self, page: usize, byte: u8) {
         for word in self.words(page) {
-            // SAFETY: As for `read`.
-            unsafe { word.write_volatile(usize::from_ne_bytes([byte; size_of::<usize>()])) };
+            word.store(u64::from_ne_bytes([byte; 8]), Relaxed);
         }
     }
 
     /// Whether a page has this byte all over.
     pub fn is_full_of(&self, page: usize, byte: u8) -> bool {
-        let full = usize::from_ne_bytes([byte; size_of::<usize>()]);
-        self.words(page).all(|word| {
-            // SAFETY: As for `read`.
-            let found = unsafe { word.read_volatile() };
-            found == full
-        })
+        let full = u64::from_ne_bytes([byte; 8]);
+        self.words(page).all(|word| word.load(Relaxed) == full)
     }
 
     /// Touches each page with one write.

@@ -21,10 +21,11 @@ mod fuzz;
 pub mod group;
 mod history;
 mod hwpoison;
+mod locks;
 mod mapping;
 pub mod memory;
 mod migration;
-mod module;
+pub mod module;
 pub mod names;
 mod pin;
 pub mod pin_model;
@@ -39,6 +40,7 @@ mod remap;
 mod seen;
 mod sharing;
 mod states;
+mod stress;
 mod stressors;
 pub mod transfer;
 mod userfaultfd;
@@ -78,6 +80,8 @@ pub const ALL: &[&[Test]] = &[
     stressors::TESTS,
     #[cfg(target_pointer_width = "64")]
     fuzz::TESTS,
+    locks::TESTS,
+    stress::TESTS,
     module::TESTS,
 ];
 

@@ -2,13 +2,17 @@
 
 //! Loading, unloading, and parameters.
 
+use std::collections::BTreeSet;
 use std::ffi::CStr;
+use std::fs;
 use std::fs::File;
+use std::io;
 use std::thread::sleep;
 use std::time::Duration;
 use std::time::Instant;
 
 use anyhow::Context;
+use anyhow::bail;
 use anyhow::ensure;
 use nix::errno::Errno;
 use nix::kmod::DeleteModuleFlags;
@@ -18,7 +22,10 @@ use nix::kmod::finit_module;
 use nix::sys::mman::MapFlags;
 use nix::sys::mman::ProtFlags;
 use nix::sys::signal::Signal;
+use nix::sys::signal::kill;
 use nix::sys::uio::pread;
+use nix::sys::wait::WaitStatus;
+use nix::unistd::getpid;
 
 use crate::abi;
 use crate::harness::tests;
@@ -27,7 +34,10 @@ use crate::region::RW;
 use crate::region::Region;
 use crate::tests::group;
 use crate::tests::group::groups;
+use crate::tests::names::line_at;
 use crate::tests::process::dies_of;
+use crate::tests::process::spawn;
+use crate::tests::process::until;
 use crate::tests::reclaim::number;
 use crate::uring::Ring;
 
@@ -38,7 +48,7 @@ tests! {
     default_limit_is_half_of_ram @ 60 => "limit.cap",
     strict_unpin_asks_for_write_permission => "pin.strict",
     unknown_order_is_refused,
-    loading_again_and_again,
+    fifty_lives_leave_nothing_behind @ 120,
 }
 
 fn unload() -> nix::Result<()> {
@@ -230,15 +240,130 @@ fn unknown_order_is_refused() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn loading_again_and_again() -> anyhow::Result<()> {
-    for _ in 0..10 {
-        let region = Region::sized(4)?;
-        let map = region.map(4)?;
-        map.stamp(0..4, 1);
-        region.unpin(0..2)?;
-        drop((map, region));
-        unload_soon()?;
-        load(c"")?;
+/// What there is of a kind, that a life of the module could leave behind. Exact, as no process
+/// comes or goes while it is counted.
+fn left_over() -> anyhow::Result<Vec<(&'static str, usize)>> {
+    // Unused ones would be counted, and batches of the processors would not.
+    fs::write("/proc/sys/vm/drop_caches", "3").context("drop_caches")?;
+    fs::write("/proc/sys/vm/stat_refresh", "1").context("stat_refresh")?;
+    let mut all = vec![];
+    for (what, path) in [
+        ("inodes", "/proc/sys/fs/inode-nr"),
+        ("dentries", "/proc/sys/fs/dentry-state"),
+        ("open files", "/proc/sys/fs/file-nr"),
+    ] {
+        all.push((what, number(path, "")?));
     }
-    Ok(())
+    for key in ["nr_file_pages", "nr_unevictable", "nr_mapped", "nr_mlock"] {
+        all.push((key, number("/proc/vmstat", &format!("{key} "))?));
+    }
+    all.push((
+        "mounts",
+        fs::read_to_string("/proc/self/mountinfo")?.lines().count(),
+    ));
+    Ok(all)
+}
+
+/// How many use the module's slab cache, which the kernel may have merged with others of its kind;
+/// 0 if there is none.
+fn users_of_cache() -> anyhow::Result<usize> {
+    match fs::read_to_string("/sys/kernel/slab/ashmem_queue/aliases") {
+        Ok(others) => Ok(others.trim().parse::<usize>()? + 1),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error).context("ashmem_queue"),
+    }
+}
+
+/// Regions that one process of a life has.
+const ABANDONED: usize = 4;
+/// Pages of each.
+const LEFT: usize = 40;
+
+/// What somebody does before they are killed: regions with and without a name, mapped or not, pages
+/// unpinned, purged and held; and the module is used by all of it.
+fn abandon(life: usize) -> anyhow::Result<()> {
+    let mut maps = vec![];
+    let mut regions = vec![];
+    for number in 0..ABANDONED {
+        let region = Region::sized(LEFT)?;
+        if number % 2 == 0 {
+            region.set_name(c"abandoned")?;
+        }
+        let map = region.map(LEFT)?;
+        map.stamp(0..LEFT, 1);
+        region.unpin(0..LEFT / 2)?;
+        region.unpin(LEFT - 1..LEFT)?;
+        if (number + life) % 3 == 0 {
+            region.purge_all()?;
+        }
+        // Some of them with their descriptors closed, and some never mapped again.
+        if number % 4 != 1 {
+            regions.push(region);
+        }
+        if number % 4 != 2 {
+            maps.push(map);
+        }
+    }
+    let ring = Ring::new()?;
+    ring.register(&maps[0], LEFT - 4..LEFT)?;
+    regions.push(Region::sized(1)?);
+    regions.push(Region::open()?);
+    kill(getpid(), Signal::SIGKILL)?;
+    bail!("it was not killed")
+}
+
+/// Lives of the module, from loading to unloading, in each of which processes are killed with
+/// regions that they use. It is loaded before and after. Gives the numbers of the file systems that
+/// regions lay on.
+pub fn lives(count: usize) -> anyhow::Result<BTreeSet<String>> {
+    let mut devices = BTreeSet::new();
+    for life in 0..count {
+        let children = [spawn(|| abandon(life))?, spawn(|| abandon(life + 1))?];
+        let region = Region::sized(LEFT)?;
+        let map = region.map(LEFT)?;
+        map.stamp(0..LEFT, 1);
+        region.unpin(1..LEFT)?;
+        let line = line_at(map.base())?;
+        let device = line.split_whitespace().nth(3).context("no device")?;
+        devices.insert(device.to_owned());
+        for child in children {
+            match child.wait()? {
+                WaitStatus::Signaled(_, Signal::SIGKILL, _) => {}
+                other => bail!("life {life}: {other:?}"),
+            }
+        }
+        ensure!(region.pin(0..1) == Ok(false), "life {life}");
+        drop((map, region));
+        let users = users_of_cache()?;
+        unload_soon().with_context(|| format!("life {life}"))?;
+        let left = users_of_cache();
+        load(c"").with_context(|| format!("life {life}"))?;
+        ensure!(users != 0, "no slab cache: has it another name?");
+        ensure!(left? == users - 1, "life {life}: its slab cache is left");
+    }
+    Ok(devices)
+}
+
+fn fifty_lives_leave_nothing_behind() -> anyhow::Result<()> {
+    const LIVES: usize = 50;
+    // What the first life makes for good.
+    lives(2)?;
+    let before = left_over()?;
+    let started = Instant::now();
+    let devices = lives(LIVES)?;
+    println!(
+        "{:.3} s for each life",
+        started.elapsed().as_secs_f64() / LIVES as f64
+    );
+    // One that is left keeps its number; one may be on its way out while the next is made.
+    ensure!(devices.len() < 5, "file systems: {devices:?}");
+    let mut after = vec![];
+    let found = until("nothing is left", || {
+        after = left_over()?;
+        // Less than what is left once in each life; the machine is not all ours.
+        let grown = |(old, new): (&(_, usize), &(_, usize))| new.1 >= old.1 + LIVES / 2;
+        Ok(!before.iter().zip(&after).any(grown))
+    });
+    println!("before: {before:?}\nafter:  {after:?}");
+    found
 }

@@ -71,7 +71,7 @@ fn count_of(shrinker: &Path, group: u64) -> anyhow::Result<usize> {
 }
 
 /// Has the shrinker free this many for this cgroup.
-fn scan_for(shrinker: &Path, group: u64, pages: usize) -> anyhow::Result<()> {
+pub fn scan_for(shrinker: &Path, group: u64, pages: usize) -> anyhow::Result<()> {
     fs::write(shrinker.join("scan"), format!("{group} 0 {pages}\n")).context("scan")
 }
 

@@ -369,7 +369,7 @@ pub fn pipe() -> anyhow::Result<(File, File)> {
 }
 
 /// Gives pages of a mapping to a pipe.
-fn vmsplice(to: &File, map: &Mapping, pages: Range<usize>) -> anyhow::Result<()> {
+pub fn vmsplice(to: &File, map: &Mapping, pages: Range<usize>) -> anyhow::Result<()> {
     let buffer = map.iovec(pages);
     // SAFETY: The pages are shared memory, and nothing is written to them.
     let n = Errno::result(unsafe {
@@ -429,7 +429,7 @@ fn purge_leaves_what_lies_in_a_pipe() -> anyhow::Result<()> {
 }
 
 /// One of process_vm_readv(2) and process_vm_writev(2).
-type ProcessVm = unsafe extern "C" fn(
+pub type ProcessVm = unsafe extern "C" fn(
     libc::pid_t,
     *const libc::iovec,
     libc::c_ulong,
@@ -439,7 +439,7 @@ type ProcessVm = unsafe extern "C" fn(
 ) -> libc::ssize_t;
 
 /// Moves bytes between a buffer of ours and memory of another process.
-fn process_vm(call: ProcessVm, pid: Pid, mine: &mut [u8], theirs: usize) -> nix::Result<usize> {
+pub fn process_vm(call: ProcessVm, pid: Pid, mine: &mut [u8], theirs: usize) -> nix::Result<usize> {
     let local = libc::iovec {
         iov_base: mine.as_mut_ptr().cast(),
         iov_len: mine.len(),
