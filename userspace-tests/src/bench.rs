@@ -11,6 +11,8 @@ use std::ops::Range;
 use std::time::Instant;
 
 use anyhow::ensure;
+use nix::sys::resource::Resource;
+use nix::sys::resource::setrlimit;
 
 use crate::region::Mapping;
 use crate::region::PAGE;
@@ -153,6 +155,8 @@ fn with_regions(count: usize) -> anyhow::Result<Costs> {
 
 /// Measures all there is, and prints it as a table.
 pub fn run() -> anyhow::Result<()> {
+    let descriptors = 2 * MANY as libc::rlim_t;
+    setrlimit(Resource::RLIMIT_NOFILE, descriptors, descriptors)?;
     let mut beyond = vec![];
     println!("instructions                               {FEW:>9} {MANY:>9}  ratio");
     let with: [(&str, fn(usize) -> anyhow::Result<Costs>); 2] =
