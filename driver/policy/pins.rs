@@ -362,9 +362,14 @@ impl<R: Ranges> Pins<R> {
     /// How many spare nodes [`Self::unpin`] of the same pages needs; to be added up until `rest`
     /// is empty.
     pub(crate) fn gaps(&self, rest: &mut PageRange) -> usize {
-        (0..BATCH)
-            .filter(|_| !rest.is_empty() && self.next_gap(rest).is_some())
-            .count()
+        let mut gaps = 0;
+        for _ in 0..BATCH {
+            if rest.is_empty() {
+                break;
+            }
+            gaps += usize::from(self.next_gap(rest).is_some());
+        }
+        gaps
     }
 
     /// Unpins what is pinned of `rest`; what is not keeps its state and its age.
