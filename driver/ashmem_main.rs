@@ -53,7 +53,10 @@ mod region;
 mod uapi;
 
 use glue::{
-    device::Registration as DeviceRegistration,
+    device::{
+        number_of,
+        Registration as DeviceRegistration, //
+    },
     shrinker::{
         OomRegistration,
         Registration as ShrinkerRegistration, //
@@ -88,6 +91,9 @@ module! {
     },
 }
 
+/// Of the node.
+const NAME: &CStr = c"ashmem";
+
 /// The loaded module. Fields are dropped in this order: first the node goes.
 #[pin_data]
 struct Ashmem {
@@ -101,6 +107,14 @@ struct Ashmem {
 impl kernel::InPlaceModule for Ashmem {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         pin_init::pin_init_scope(|| {
+            // insmod takes `EEXIST` for this very module, and makes a success of it.
+            if let Some((major, minor)) = number_of(NAME) {
+                pr_err!(
+                    "/dev/ashmem belongs to another driver (/sys/dev/char/{major}:{minor}): \
+                     unload that one first\n"
+                );
+                return Err(EBUSY);
+            }
             if *module_parameters::max_order.value_ref() != 0 {
                 pr_err!("max_order: only 0 is implemented\n");
                 return Err(EINVAL);
@@ -124,7 +138,7 @@ impl kernel::InPlaceModule for Ashmem {
             Ok(try_pin_init!(Self {
                 shrinker,
                 oom <- OomRegistration::new(lru),
-                device <- DeviceRegistration::new(c"ashmem", shared),
+                device <- DeviceRegistration::new(NAME, shared),
             }? Error))
         })
     }

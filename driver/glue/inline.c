@@ -3,6 +3,7 @@
 #include <linux/highmem.h>
 #include <linux/nodemask.h>
 #include <linux/personality.h>
+#include <linux/platform_device.h>
 #include <linux/pseudo_fs.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
@@ -224,6 +225,22 @@ int ashmem_next_possible_node(int node)
 {
 	node = next_node(node, node_possible_map);
 	return node < MAX_NUMNODES ? node : NUMA_NO_NODE;
+}
+
+/*
+ * The one function here that has no namesake: the set of all devices is not
+ * exported, and the platform bus is a device in it.
+ */
+dev_t ashmem_devt_of(const char *name)
+{
+	struct kobject *kobj = kset_find_obj(platform_bus.kobj.kset, name);
+	dev_t devt = 0;
+
+	if (kobj) {
+		devt = kobj_to_dev(kobj)->devt;
+		kobject_put(kobj);
+	}
+	return devt;
 }
 
 unsigned long ashmem_totalram_pages(void)

@@ -59,6 +59,7 @@ void *ashmem_xa_find_present(struct xarray *xa, unsigned long *index,
 			     unsigned long max);
 void ashmem_init_list_head(struct list_head *list);
 int ashmem_next_possible_node(int node);
+dev_t ashmem_devt_of(const char *name);
 unsigned long ashmem_totalram_pages(void);
 bool ashmem_fatal_signal_pending(void);
 bool ashmem_read_implies_exec(void);

@@ -288,12 +288,17 @@ pub(crate) struct Reservation(#[expect(dead_code, reason = "owned")] ARef<File>)
 impl Reservation {
     /// Charges `size` bytes, nothing if `noreserve`. May sleep.
     ///
-    /// `ENOMEM` if the limit does not admit it, `EINVAL` if no file can be that large.
+    /// `ENOMEM` if the limit does not admit it, or without memory; `EINVAL` if no file can be that
+    /// large.
     pub(crate) fn new(size: usize, noreserve: bool) -> Result<Self> {
         let size = i64::try_from(size).map_err(|_| EINVAL)?;
         // SAFETY: It takes any size.
         let file = unsafe { inline::ashmem_shmem_file_setup(size, noreserve) };
-        let file = from_err_ptr(file)?;
+        let file = from_err_ptr(file).map_err(|error| match error {
+            // What tmpfs says if there is no memory for an inode.
+            ENOSPC => ENOMEM,
+            error => error,
+        })?;
         // SAFETY: The only reference to the file is ours, and there was never a descriptor.
         Ok(Self(unsafe { own(file) }))
     }

@@ -69,13 +69,40 @@ const ALARMS: &[&str] = &[
     "Bad rss-counter",
 ];
 
-/// What a test writes to the log before a memory cgroup of its own runs out.
-const OOM_KILL_EXPECTED: &str = "guest: an OOM kill in a memory cgroup is expected";
+/// A call trace in the log that a test brings about on purpose.
+#[derive(Clone, Copy)]
+pub enum Report {
+    /// A memory cgroup of its own runs out of memory.
+    OomKill,
+    /// The driver's slab cache cannot be made.
+    FailingCache,
+}
 
-/// Tells the log that a memory cgroup of the test that runs will run out of
-/// memory: the report of that is none of trouble.
-pub fn expect_oom_kill() -> anyhow::Result<()> {
-    fs::write("/dev/kmsg", format!("<6>{OOM_KILL_EXPECTED}\n")).context("cannot write to /dev/kmsg")
+impl Report {
+    const EACH: [Self; 2] = [Self::OomKill, Self::FailingCache];
+
+    /// What the test writes to the log before.
+    fn announcement(self) -> &'static str {
+        match self {
+            Self::OomKill => "guest: an OOM kill in a memory cgroup is expected",
+            Self::FailingCache => "guest: a slab cache that cannot be made is expected",
+        }
+    }
+
+    /// What stands in the line before the trace.
+    fn head(self) -> &'static str {
+        match self {
+            Self::OomKill => " invoked oom-killer: ",
+            Self::FailingCache => "kmem_cache_create_args(ashmem_queue) failed with error ",
+        }
+    }
+}
+
+/// Tells the log that this will be reported during the test that runs, and is
+/// no trouble.
+pub fn expect(report: Report) -> anyhow::Result<()> {
+    fs::write("/dev/kmsg", format!("<6>{}\n", report.announcement()))
+        .context("cannot write to /dev/kmsg")
 }
 
 /// Which alarm a text contains.
@@ -230,29 +257,30 @@ const BEFORE: usize = 3;
 const AFTER: usize = 20;
 const SHOWN: usize = 150;
 
-/// Lines of the OOM killer's report up to the end of its call trace, at most.
-const OOM_TRACE: usize = 80;
+/// Lines of a report up to the end of its call trace, at most.
+const REPORT: usize = 80;
 
-/// Whether this record belongs to the call trace of an OOM kill that its test
-/// expected.
-fn is_expected_oom_kill(records: &[Record], at: usize) -> bool {
+/// Whether this record belongs to a call trace that its test expected.
+fn is_expected(records: &[Record], at: usize) -> bool {
     let Record { text, during, .. } = &records[at];
     // Names of functions may contain anything.
     if text != "Call Trace:" && !text.contains("+0x") {
         return false;
     }
     let before = &records[..at];
-    let trace = &before[at.saturating_sub(OOM_TRACE)..];
-    trace
-        .iter()
-        .rev()
-        .take_while(|record| record.text != " </TASK>")
-        .any(|record| record.text.contains(" invoked oom-killer: "))
-        && before
+    let trace = &before[at.saturating_sub(REPORT)..];
+    Report::EACH.into_iter().any(|report| {
+        trace
             .iter()
             .rev()
-            .take_while(|record| record.during == *during)
-            .any(|record| record.text == OOM_KILL_EXPECTED)
+            .take_while(|record| record.text != " </TASK>")
+            .any(|record| record.text.contains(report.head()))
+            && before
+                .iter()
+                .rev()
+                .take_while(|record| record.during == *during)
+                .any(|record| record.text == report.announcement())
+    })
 }
 
 /// The alarms from a record on, with what stands around them.
@@ -260,8 +288,7 @@ fn excerpt(records: &[Record], start: usize) -> Option<String> {
     let mut lines = vec![];
     let mut shown_to = start;
     let mut during = None;
-    let is_alarm =
-        |at: usize| alarm(&records[at].text).is_some() && !is_expected_oom_kill(records, at);
+    let is_alarm = |at: usize| alarm(&records[at].text).is_some() && !is_expected(records, at);
     let alarms = (start..records.len()).filter(|at| is_alarm(*at));
     for at in alarms {
         let from = at.saturating_sub(BEFORE).max(shown_to);
@@ -359,7 +386,7 @@ mod unit {
             " </TASK>",
             "Memory cgroup out of memory: Killed process 42 (guest)",
         ];
-        let expected = [&[OOM_KILL_EXPECTED][..], &kill].concat();
+        let expected = [&[Report::OomKill.announcement()][..], &kill].concat();
         assert!(excerpt(&records(&kill), 0).is_some(), "not expected");
         assert_eq!(excerpt(&records(&expected), 0), None);
         // Nothing else is excused by it.

@@ -194,7 +194,7 @@ fn group_at_its_limit_kills_its_own() -> anyhow::Result<()> {
         map.write((pages - 1) * PAGE, 1);
         Ok(())
     })?;
-    kmsg::expect_oom_kill()?;
+    kmsg::expect(kmsg::Report::OomKill)?;
     let toucher = a.spawn(|| {
         for page in 0..pages {
             map.write(page * PAGE, 1 + (page % 250) as u8);
@@ -341,7 +341,7 @@ fn unpin_beyond_the_groups_limit_changes_nothing() -> anyhow::Result<()> {
     let (_counters, counters) = counter()?;
     let found = counters.atomic(0);
     let in_the_group = |unkillable: bool| {
-        kmsg::expect_oom_kill()?;
+        kmsg::expect(kmsg::Report::OomKill)?;
         let child = a.spawn(|| {
             if unkillable {
                 fs::write("/proc/self/oom_score_adj", "-1000")?;

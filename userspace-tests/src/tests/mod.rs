@@ -14,8 +14,9 @@ pub mod counts;
 mod debug;
 mod device;
 mod extensions;
-// It catches signals of touches by registers of this processor.
+pub mod failing;
 mod futex;
+// It catches signals of touches by registers of this processor.
 #[cfg(target_pointer_width = "64")]
 mod fuzz;
 pub mod group;
@@ -65,6 +66,7 @@ pub const ALL: &[&[Test]] = &[
     pin::TESTS,
     extensions::TESTS,
     pin_model::TESTS,
+    failing::TESTS,
     reclaim::TESTS,
     races::TESTS,
     pressure::TESTS,

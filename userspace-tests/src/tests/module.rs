@@ -7,6 +7,10 @@ use std::ffi::CStr;
 use std::fs;
 use std::fs::File;
 use std::io;
+use std::io::Read;
+use std::io::Seek;
+use std::io::SeekFrom;
+use std::os::unix::fs::OpenOptionsExt;
 use std::thread::sleep;
 use std::time::Duration;
 use std::time::Instant;
@@ -23,15 +27,28 @@ use nix::sys::mman::MapFlags;
 use nix::sys::mman::ProtFlags;
 use nix::sys::signal::Signal;
 use nix::sys::signal::kill;
+use nix::sys::stat::major;
+use nix::sys::stat::minor;
+use nix::sys::stat::stat;
 use nix::sys::uio::pread;
 use nix::sys::wait::WaitStatus;
 use nix::unistd::getpid;
+use object::Object;
+use object::ObjectSection;
 
 use crate::abi;
 use crate::harness::tests;
+use crate::kmsg::Report;
+use crate::kmsg::expect;
+use crate::region::NODE;
 use crate::region::PAGE;
 use crate::region::RW;
 use crate::region::Region;
+use crate::tests::failing::Behind;
+use crate::tests::failing::Failing;
+use crate::tests::failing::Failures;
+use crate::tests::failing::driver;
+use crate::tests::failing::function;
 use crate::tests::group;
 use crate::tests::group::groups;
 use crate::tests::names::line_at;
@@ -49,6 +66,9 @@ tests! {
     strict_unpin_asks_for_write_permission => "pin.strict",
     unknown_order_is_refused,
     fifty_lives_leave_nothing_behind @ 120,
+    no_failed_fault_counts_against_the_limit @ 60 => "limit.cap",
+    loading_may_fail_at_each_step @ 120,
+    a_second_driver_is_refused,
 }
 
 fn unload() -> nix::Result<()> {
@@ -366,4 +386,188 @@ fn fifty_lives_leave_nothing_behind() -> anyhow::Result<()> {
     });
     println!("before: {before:?}\nafter:  {after:?}");
     found
+}
+
+/// The limit is exact: whatever was counted and then failed was counted back.
+fn no_failed_fault_counts_against_the_limit() -> anyhow::Result<()> {
+    const LIMIT: usize = 100;
+    with(c"max_pages=100", || {
+        for failing in Failing::EACH {
+            let failures = Failures::new(failing, Some(&driver()?), Behind::Fails)?;
+            let mut failed = 0;
+            for nth in 1.. {
+                ensure!(nth < 1000, "it never comes to an end");
+                let region = Region::sized(2)?;
+                let map = region.map(2)?;
+                let populate = || map.advise(0..2, libc::MADV_POPULATE_WRITE);
+                let (result, reached) = failures.at(nth, populate)?;
+                failed += usize::from(result == Err(Errno::ENOMEM));
+                if !reached {
+                    break;
+                }
+            }
+            println!("{failing:?} failed {failed} times");
+            ensure!(failed >= 1, "{failing:?} never failed");
+        }
+        let region = Region::sized(2 * LIMIT)?;
+        let map = region.map(2 * LIMIT)?;
+        let found = map.advise(0..2 * LIMIT, libc::MADV_POPULATE_WRITE);
+        ensure!(found == Err(Errno::EFAULT), "{found:?}");
+        let resident = region.info()?.resident;
+        ensure!(resident == LIMIT as u64, "{resident} pages of {LIMIT}");
+        Ok(())
+    })
+}
+
+/// What is there while the module is loaded, and must not be there otherwise.
+fn traces() -> anyhow::Result<Vec<String>> {
+    let mut found = vec![];
+    for path in [NODE, "/sys/class/misc/ashmem", "/sys/module/ashmem"] {
+        if fs::symlink_metadata(path).is_ok() {
+            found.push(path.into());
+        }
+    }
+    for (file, start) in [
+        ("/proc/slabinfo", "ashmem"),
+        ("/proc/modules", "ashmem"),
+        ("/proc/filesystems", "nodev\tashmem"),
+    ] {
+        let text = fs::read_to_string(file).context(file)?;
+        let lines = text.lines().filter(|line| line.starts_with(start));
+        found.extend(lines.map(|line| format!("{file}: {line}")));
+    }
+    if let Ok(all) = fs::read_dir("/sys/kernel/debug/shrinker") {
+        for entry in all {
+            let name = entry?.file_name().into_string().unwrap_or_default();
+            if name.starts_with("ashmem") {
+                found.push(format!("shrinker {name}"));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// An OOM notifier that was left behind is met by the next one that is registered: the chain is
+/// gone through for that, and memory of a module that is gone cannot be read.
+fn loading_may_fail_at_each_step() -> anyhow::Result<()> {
+    for failing in Failing::EACH {
+        // All that the module's own initialisation does.
+        let initialisation = function("do_one_initcall")?;
+        let failures = Failures::new(failing, Some(&initialisation), Behind::Works)?;
+        // It makes a hundred files of the cache, and takes no notice if it cannot.
+        let failures = failures.but(&function("sysfs_slab_add")?)?;
+        ensure!(traces()?.len() >= 5, "loaded: {:?}", traces()?);
+        // How the kernel itself comments on it.
+        expect(Report::FailingCache)?;
+        unload_soon()?;
+        let failed = fail_each_step(&failures);
+        load(c"")?;
+        let failed = failed.with_context(|| format!("{failing:?}"))?;
+        // The shrinker and its name, the cache, the lists and what holds them, what regions
+        // share, the device.
+        ensure!(
+            failing == Failing::Pages || failed >= 7,
+            "{failing:?} failed {failed} times only"
+        );
+    }
+    Ok(())
+}
+
+/// Loads the module until nothing fails, and unloads it; gives how often that failed.
+fn fail_each_step(failures: &Failures) -> anyhow::Result<usize> {
+    let (mut failed, mut done_without) = (0, 0);
+    for nth in 1.. {
+        ensure!(nth < 1000, "it never comes to an end");
+        let file = File::open("/lib/ashmem.ko")?;
+        let load = || finit_module(&file, c"", ModuleInitFlags::empty());
+        let (result, reached) = failures.at(nth, load)?;
+        match result {
+            // misc_register() without a number for it.
+            Err(Errno::ENOMEM | Errno::EBUSY) if reached => failed += 1,
+            Ok(()) => {
+                done_without += usize::from(reached);
+                unload_soon()?;
+            }
+            Err(error) => bail!("{nth}: {error}"),
+        }
+        let left = traces()?;
+        ensure!(left.is_empty(), "{nth}, {result:?}: {left:?}");
+        if !reached {
+            break;
+        }
+    }
+    println!("failed {failed} times, did without {done_without} times");
+    Ok(failed)
+}
+
+/// The module under another name.
+fn renamed(name: &str) -> anyhow::Result<File> {
+    let mut image = fs::read("/lib/ashmem.ko")?;
+    // `struct module` begins with an int and a list's head.
+    const OFFSET: usize = 24;
+    let object = object::File::parse(&*image)?;
+    let (start, _) = object
+        .section_by_name(".gnu.linkonce.this_module")
+        .and_then(|section| section.file_range())
+        .context("this is no module")?;
+    let at = start as usize + OFFSET;
+    ensure!(
+        image[at..].starts_with(b"ashmem\0"),
+        "its name is elsewhere"
+    );
+    image[at..at + name.len()].copy_from_slice(name.as_bytes());
+    let path = format!("/tmp/{name}.ko");
+    fs::write(&path, image)?;
+    let file = File::open(&path)?;
+    fs::remove_file(path)?;
+    Ok(file)
+}
+
+fn a_second_driver_is_refused() -> anyhow::Result<()> {
+    const NAME: &CStr = c"ashmem_again";
+    let again = renamed("ashmem_again")?;
+    let load_again = || finit_module(&again, c"", ModuleInitFlags::empty());
+    let region = Region::sized(1)?;
+    let map = region.map(1)?;
+
+    let mut log = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open("/dev/kmsg")?;
+    log.seek(SeekFrom::End(0))?;
+    let found = load_again();
+    if found.is_ok() {
+        delete_module(NAME, DeleteModuleFlags::O_NONBLOCK)?;
+    }
+    ensure!(found == Err(Errno::EBUSY), "{found:?}");
+    let mut lines = vec![];
+    let mut record = [0; 8192];
+    while let Ok(len) = log.read(&mut record) {
+        lines.push(String::from_utf8_lossy(&record[..len]).into_owned());
+    }
+    // One record, whose last part is the text.
+    let device = stat(NODE)?.st_rdev;
+    let number = format!("{}:{}", major(device), minor(device));
+    ensure!(
+        matches!(&lines[..], [line] if line.contains(";ashmem: /dev/ashmem belongs to another driver")
+            && line.contains(&number)),
+        "{number}: {lines:?}"
+    );
+
+    // The first one has not noticed.
+    map.stamp(0..1, 1);
+    drop((map, region));
+    unload_soon()?;
+    let second = load_again().and_then(|()| {
+        let works = Region::open().is_ok();
+        // Nor does the first one get in here.
+        let file = File::open("/lib/ashmem.ko").map_err(|_| Errno::ENOENT)?;
+        let first = finit_module(&file, c"", ModuleInitFlags::empty());
+        delete_module(NAME, DeleteModuleFlags::O_NONBLOCK)?;
+        Ok((works, first))
+    });
+    load(c"")?;
+    ensure!(second == Ok((true, Err(Errno::EBUSY))), "{second:?}");
+    ensure!(Region::open().is_ok());
+    Ok(())
 }

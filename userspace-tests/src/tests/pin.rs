@@ -6,7 +6,6 @@
 //! in those of content an `x` is what the test wrote and a `0` a page of zeros.
 
 use std::fs;
-use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -21,7 +20,6 @@ use nix::sys::mman::MapFlags;
 use nix::sys::mman::ProtFlags;
 use nix::sys::mman::mlock;
 use nix::sys::uio::pread;
-use nix::sys::uio::pwrite;
 use nix::unistd::Uid;
 use nix::unistd::dup;
 use nix::unistd::read;
@@ -61,7 +59,6 @@ tests! {
     purged_pages_are_zeros_where_they_are_locked => "purge.mlocked",
     private_copies_survive_a_purge => "purge.private",
     closing_the_last_descriptor_pins => "purge.close",
-    closing_needs_no_memory => "purge.close",
     ranges_are_checked => "pin.unaligned" "pin.wrap" "pin.beyond",
     ranges_of_all_sizes_are_checked => "pin.unaligned" "pin.wrap" "pin.beyond" "pin.len-zero"
         "pin.empty",
@@ -69,7 +66,6 @@ tests! {
     bad_pointers_come_first => "pin.order-fault",
     pinning_ioctls_need_a_mapping => "pin.order-unmapped",
     anybody_who_has_a_descriptor_pins => "pin.any-holder",
-    what_fails_changes_nothing => "pin.no-leftover",
     many_ranges_are_kept_apart => "pin.exact",
     pages_held_for_dma_are_not_purged => "purge.dma",
     purge_all_misses_nothing_while_others_pin,
@@ -409,26 +405,6 @@ fn closing_the_last_descriptor_pins() -> anyhow::Result<()> {
     content(&map, "0x000xxxxxxx")
 }
 
-fn closing_needs_no_memory() -> anyhow::Result<()> {
-    let Some(failures) = Failures::new()? else {
-        return skip("this kernel has no CONFIG_FAULT_INJECTION");
-    };
-    let other = Region::open()?;
-    for nth in 1..20 {
-        let (region, map) = region()?;
-        // Several, so that there is one behind each.
-        for page in [1, 3, 5, 9] {
-            region.unpin(page..page + 1)?;
-        }
-        let ((), reached) = failures.at(nth, || drop(region))?;
-        ensure!(!reached, "allocation {nth} of close(2) failed");
-        // All was pinned: nobody can take it from the mapping any more.
-        ensure!(other.purge_all()? == 0);
-        content(&map, "xxxxxxxxxxxx")?;
-    }
-    Ok(())
-}
-
 fn ranges_are_checked() -> anyhow::Result<()> {
     let region = Region::open()?;
     region.set_size(N * PAGE - 100)?;
@@ -667,141 +643,6 @@ fn anybody_who_has_a_descriptor_pins() -> anyhow::Result<()> {
     states(&region, ".....uuu....")?;
     ensure!(region.purge_all()? == 3);
     content(&map, "xxxxx000xxxx")
-}
-
-/// Lets allocations fail, in a kernel that can do so on purpose.
-struct Failures {
-    nth: File,
-    /// Settings to be restored: file and value.
-    before: Vec<(String, String)>,
-}
-
-impl Failures {
-    /// `None`: this kernel cannot.
-    fn new() -> anyhow::Result<Option<Self>> {
-        let path = "/proc/thread-self/fail-nth";
-        if !Path::new(path).exists() {
-            return Ok(None);
-        }
-        let nth = File::options().read(true).write(true).open(path)?;
-        let mut before = vec![];
-        for (file, value) in [
-            // Allocations that may sleep fail, too.
-            ("failslab/ignore-gfp-wait", "N"),
-            // No report of each in the kernel log.
-            ("failslab/verbose", "0"),
-            ("fail_usercopy/verbose", "0"),
-        ] {
-            let file = format!("/sys/kernel/debug/{file}");
-            before.push((file.clone(), fs::read_to_string(&file)?));
-            fs::write(&file, value).with_context(|| file)?;
-        }
-        Ok(Some(Self { nth, before }))
-    }
-
-    /// Calls `f`, of which the nth allocation or access to user memory fails.
-    /// Gives what it gives, and whether it came so far.
-    fn at<T>(&self, nth: usize, f: impl FnOnce() -> T) -> anyhow::Result<(T, bool)> {
-        pwrite(&self.nth, nth.to_string().as_bytes(), 0)?;
-        let result = f();
-        let mut left = [0; 16];
-        let reached = match pread(&self.nth, &mut left, 0) {
-            Ok(len) => left[..len].trim_ascii() == b"0",
-            // This was the nth.
-            Err(Errno::EFAULT) => false,
-            Err(error) => return Err(error.into()),
-        };
-        while pwrite(&self.nth, b"0", 0) == Err(Errno::EFAULT) {}
-        Ok((result, reached))
-    }
-}
-
-impl Drop for Failures {
-    fn drop(&mut self) {
-        for (file, value) in &self.before {
-            if let Err(error) = fs::write(file, value) {
-                panic!("{file}: {error}");
-            }
-        }
-    }
-}
-
-fn what_fails_changes_nothing() -> anyhow::Result<()> {
-    let Some(failures) = Failures::new()? else {
-        return skip("this kernel has no CONFIG_FAULT_INJECTION");
-    };
-    // An operation, for how many ranges it may need memory, and what it makes of
-    // the picture.
-    type Operation = fn(&Region) -> nix::Result<()>;
-    let before = ":p::p::pPppU";
-    let operations: [(&str, Operation, usize, &str); 4] = [
-        (
-            "UNPIN of three gaps",
-            |region| region.unpin(0..N),
-            3,
-            "UpUUpUUpPppU",
-        ),
-        (
-            "UNPIN of one gap",
-            |region| region.unpin(1..4),
-            1,
-            ":pUUp::pPppU",
-        ),
-        (
-            "PIN within a range",
-            |region| region.pin(8..10).map(drop),
-            1,
-            ":p::p::p:.pU",
-        ),
-        (
-            "PIN of several ranges",
-            |region| region.pin(1..9).map(drop),
-            1,
-            ":.::.::.:ppU",
-        ),
-    ];
-    for (what, operation, ranges, after) in operations {
-        let mut failed = 0;
-        let mut faults = 0;
-        for nth in 1.. {
-            ensure!(nth < 1000, "{what}: never comes to an end");
-            let region = Region::sized(N)?;
-            let map = region.map(N)?;
-            map.stamp(0..N, X);
-            region.unpin(1..2)?;
-            region.unpin(4..5)?;
-            region.unpin(7..11)?;
-            region.purge_all()?;
-            map.stamp(8..9, X);
-            region.unpin(11..12)?;
-            let found = region.status_picture(0..N as u64)?;
-            ensure!(found == before, "{found}");
-            let counters = region.counters()?;
-
-            let (result, reached) = failures.at(nth, || operation(&region))?;
-            let found = region.status_picture(0..N as u64)?;
-            match result {
-                Ok(()) => ensure!(found == after, "{what}: {found}"),
-                Err(error) => {
-                    ensure!(found == before, "{what}, {nth}: {error} left {found}");
-                    ensure!(region.counters()? == counters);
-                    match error {
-                        Errno::ENOMEM => failed += 1,
-                        Errno::EFAULT => faults += 1,
-                        _ => anyhow::bail!("{what}: {error}"),
-                    }
-                }
-            }
-            if !reached {
-                break;
-            }
-        }
-        println!("{what}: failed {failed} times, and {faults} for its argument");
-        ensure!(faults == 1, "{what}: {faults}");
-        // A node of the tree and one of the list for each.
-        ensure!(failed >= 2 * ranges, "{what}: failed only {failed} times");
-    }
-    Ok(())
 }
 
 fn many_ranges_are_kept_apart() -> anyhow::Result<()> {
