@@ -50,6 +50,8 @@ mod lru;
 mod policy;
 mod reclaim;
 mod region;
+#[cfg(CONFIG_KUNIT = "y")]
+mod tests;
 mod uapi;
 
 use glue::{
@@ -124,7 +126,8 @@ impl kernel::InPlaceModule for Ashmem {
                 pages => pages,
             };
             // Before the node: there is no region yet that it could miss.
-            let shrinker = ShrinkerRegistration::new(c"ashmem", RegionLru::new)?;
+            let shrinker =
+                ShrinkerRegistration::new(c"ashmem", |id| RegionLru::new(c"ashmem_queue", id))?;
             let lru = shrinker.shrinker().clone();
             let shared = Arc::new(
                 Shared {

@@ -186,11 +186,11 @@ impl<H: Handle> QueueRef<H> {
 }
 
 impl<H: Handle> Lru<H> {
-    /// No range at all, for this shrinker. May sleep.
-    pub(crate) fn new(shrinker: ShrinkerId<'_>) -> Result<Arc<Self>> {
+    /// No range at all, for this shrinker. `name` is that of the queues' slab cache. May sleep.
+    pub(crate) fn new(name: &'static CStr, shrinker: ShrinkerId<'_>) -> Result<Arc<Self>> {
         Ok(Arc::new(
             Self {
-                queues: PerCgroup::new(c"ashmem_queue", shrinker)?,
+                queues: PerCgroup::new(name, shrinker)?,
                 clock: Atomic::new(0),
             },
             GFP_KERNEL,

@@ -105,6 +105,12 @@ const PROT_ALL: usize = uapi::PROT_READ | uapi::PROT_WRITE | uapi::PROT_EXEC;
 /// Pages in the page caches of all regions, and those about to be added.
 static POPULATED: Atomic<usize> = Atomic::new(0);
 
+/// See [`POPULATED`].
+#[cfg(CONFIG_KUNIT = "y")]
+pub(crate) fn populated() -> usize {
+    POPULATED.load(Relaxed)
+}
+
 /// What all regions share.
 pub(crate) struct Shared {
     /// Where unpinned ranges are listed.
@@ -420,20 +426,39 @@ impl Region {
             vma.try_clear_mayexec()?;
         }
 
-        if let Some(file) = &config.file {
-            file.map(vma);
-            return Ok(());
-        }
-        let reservation = Reservation::new(size, vma.flags() & flags::NORESERVE != 0)?;
+        let file = match &config.file {
+            Some(file) => file.clone(),
+            None => self.freeze(&mut config, size, vma.flags() & flags::NORESERVE != 0)?,
+        };
+        file.map(vma);
+        Ok(())
+    }
+
+    /// Makes the file of a region that is not frozen; `config` is its own, `size` in bytes.
+    fn freeze(
+        self: ArcBorrow<'_, Self>,
+        config: &mut Config,
+        size: usize,
+        noreserve: bool,
+    ) -> Result<RegionFile> {
+        let reservation = Reservation::new(size, noreserve)?;
         let mount = config.mount.as_ref().ok_or(EINVAL)?;
         let file = Self::new_file(mount, &config.name, size, self.into())?;
 
-        file.map(vma);
         // In place of nothing: no file is dropped under the spinlock.
         self.pins.lock().ranges_mut().file = Some(file.clone());
-        config.file = Some(file);
+        config.file = Some(file.clone());
         config.reservation = Some(reservation);
-        Ok(())
+        Ok(file)
+    }
+
+    /// What the first mapping does, without one.
+    #[cfg(CONFIG_KUNIT = "y")]
+    pub(crate) fn freeze_unmapped(self: ArcBorrow<'_, Self>) -> Result<RegionFile> {
+        let mut config = self.config.lock();
+        let size = config.size;
+
+        self.freeze(&mut config, size, false)
     }
 
     fn new_file(mount: &Mount, name: &Name, size: usize, region: Arc<Self>) -> Result<RegionFile> {

@@ -29,7 +29,7 @@ pub(crate) struct Folio(NonNull<bindings::folio>);
 unsafe impl Send for Folio {}
 
 impl Folio {
-    fn as_ptr(&self) -> *mut bindings::folio {
+    pub(super) fn as_ptr(&self) -> *mut bindings::folio {
         self.0.as_ptr()
     }
 
@@ -157,7 +157,7 @@ impl Drop for LockedFolio {
 /// # Invariants
 ///
 /// The reference is the only one.
-pub(crate) struct NewFolio(Folio);
+pub(crate) struct NewFolio(pub(super) Folio);
 
 /// Why a folio could not be added to a page cache.
 pub(crate) enum AddError {
@@ -188,7 +188,7 @@ impl Mapping {
         unsafe { &*ptr.cast::<Self>() }
     }
 
-    fn as_ptr(&self) -> *mut bindings::address_space {
+    pub(super) fn as_ptr(&self) -> *mut bindings::address_space {
         self.0.get()
     }
 

@@ -257,3 +257,64 @@ bool ashmem_read_implies_exec(void)
 {
 	return current->personality & READ_IMPLIES_EXEC;
 }
+
+#if IS_BUILTIN(CONFIG_KUNIT)
+void ashmem_folio_get(struct folio *folio)
+{
+	folio_get(folio);
+}
+
+int ashmem_folio_ref_count(struct folio *folio)
+{
+	return folio_ref_count(folio);
+}
+
+void ashmem_folio_ref_add(struct folio *folio, int nr)
+{
+	folio_ref_add(folio, nr);
+}
+
+void ashmem_folio_ref_sub(struct folio *folio, int nr)
+{
+	folio_ref_sub(folio, nr);
+}
+
+bool ashmem_folio_test_locked(struct folio *folio)
+{
+	return folio_test_locked(folio);
+}
+
+bool ashmem_folio_test_uptodate(struct folio *folio)
+{
+	return folio_test_uptodate(folio);
+}
+
+bool ashmem_folio_test_dirty(struct folio *folio)
+{
+	return folio_test_dirty(folio);
+}
+
+int ashmem_icount_read_once(struct inode *inode)
+{
+	return icount_read_once(inode);
+}
+
+/* It is not exported; this does it first. */
+void ashmem_lru_add_drain(void)
+{
+	struct folio_batch none;
+
+	folio_batch_init(&none);
+	__folio_batch_release(&none);
+}
+
+void ashmem_migrate_disable(void)
+{
+	migrate_disable();
+}
+
+void ashmem_migrate_enable(void)
+{
+	migrate_enable();
+}
+#endif

@@ -64,4 +64,18 @@ unsigned long ashmem_totalram_pages(void);
 bool ashmem_fatal_signal_pending(void);
 bool ashmem_read_implies_exec(void);
 
+#if IS_BUILTIN(CONFIG_KUNIT)
+void ashmem_folio_get(struct folio *folio);
+int ashmem_folio_ref_count(struct folio *folio);
+void ashmem_folio_ref_add(struct folio *folio, int nr);
+void ashmem_folio_ref_sub(struct folio *folio, int nr);
+bool ashmem_folio_test_locked(struct folio *folio);
+bool ashmem_folio_test_uptodate(struct folio *folio);
+bool ashmem_folio_test_dirty(struct folio *folio);
+int ashmem_icount_read_once(struct inode *inode);
+void ashmem_lru_add_drain(void);
+void ashmem_migrate_disable(void);
+void ashmem_migrate_enable(void);
+#endif
+
 #endif

@@ -11,6 +11,8 @@ pub(crate) mod folio;
 pub(crate) mod per_cgroup;
 pub(crate) mod pseudo_file;
 pub(crate) mod shrinker;
+#[cfg(CONFIG_KUNIT = "y")]
+pub(crate) mod tests;
 pub(crate) mod vm;
 
 use kernel::transmute::{

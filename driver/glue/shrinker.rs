@@ -47,6 +47,15 @@ pub(crate) trait Shrinker: Send + Sync + 'static {
 /// The memory cgroup is valid for `'a`, or null for the root.
 pub(crate) struct Pressure<'a>(*mut bindings::mem_cgroup, PhantomData<&'a ()>);
 
+#[cfg(CONFIG_KUNIT = "y")]
+impl Pressure<'static> {
+    /// In the root.
+    pub(crate) fn root() -> Self {
+        // INVARIANT: It is null for the root.
+        Self(core::ptr::null_mut(), PhantomData)
+    }
+}
+
 impl Pressure<'_> {
     /// The memory cgroup.
     pub(super) fn memcg(&self) -> *mut bindings::mem_cgroup {

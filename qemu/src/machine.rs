@@ -67,6 +67,11 @@ const KERNEL_ARGUMENTS: &[&str] = &[
     // processor does and which tasks are blocked.
     "unknown_nmi_panic",
     "panic_sys_info=all_bt,blocked_tasks",
+    // KUnit runs a module's tests as it is loaded: none of them until the
+    // pattern is changed, at run time.
+    "kunit.enable=1",
+    "kunit.autorun=1",
+    "kunit.filter_glob=none",
 ];
 
 /// How long a machine may go on after a fatal line: for the rest of its text.

@@ -56,7 +56,7 @@ use crate::soak;
 use crate::tests;
 
 /// Where the host puts the module in the initramfs.
-const MODULE: &str = "/lib/ashmem.ko";
+pub const MODULE: &str = "/lib/ashmem.ko";
 /// The report goes here: the verdict must not share a line with the console.
 const VERDICT_PORT: &str = "ashmem.verdict";
 /// What people read.

@@ -67,6 +67,10 @@ const ALARMS: &[&str] = &[
     "page dumped because",
     "page_table_check",
     "Bad rss-counter",
+    // KUnit.
+    "not ok ",
+    "ASSERTION FAILED",
+    "EXPECTATION FAILED",
 ];
 
 /// A call trace in the log that a test brings about on purpose.
@@ -222,14 +226,25 @@ impl KernelLog {
         Ok(lines.join("\n"))
     }
 
+    /// Reads what has come, to the last record: one that does not end with a
+    /// line feed can be read only when another one follows.
+    fn drain_all(&mut self, why: &str) -> anyhow::Result<()> {
+        fs::write("/dev/kmsg", format!("<6>guest: {why}\n"))
+            .context("cannot write to /dev/kmsg")?;
+        self.drain()
+    }
+
+    /// The texts of what came since it was opened or last searched.
+    pub fn texts(&mut self) -> anyhow::Result<Vec<&str>> {
+        self.drain_all("the kernel log is read")?;
+        let new = &self.records[self.searched..];
+        Ok(new.iter().map(|record| record.text.as_str()).collect())
+    }
+
     /// Searches what came since the last search. The error shows every alarm
     /// with its surroundings.
     pub fn search(&mut self) -> anyhow::Result<Result<(), String>> {
-        // A record that does not end with a line feed can be read only when
-        // another one follows.
-        fs::write("/dev/kmsg", "<6>guest: the kernel log is searched\n")
-            .context("cannot write to /dev/kmsg")?;
-        self.drain()?;
+        self.drain_all("the kernel log is searched")?;
         let start = self.searched;
         self.searched = self.records.len();
         if self.overruns > 0 {
@@ -334,6 +349,9 @@ mod unit {
             "BUG: Bad page state in process guest  pfn:0001",
             "refcount_t: underflow; use-after-free.",
             "kmemleak: 1 new suspected memory leaks (see /sys/kernel/debug/kmemleak)",
+            "    # f: ASSERTION FAILED at driver/tests.rs:1",
+            "    not ok 1 f",
+            "not ok 1 ashmem_region",
         ] {
             assert!(alarm(text).is_some(), "{text}");
         }
@@ -348,6 +366,9 @@ mod unit {
             "ashmem: loading out-of-tree module taints kernel.",
             "Lock dependency validator: Copyright (c) 2006 Red Hat, Inc., Ingo Molnar",
             "guest[42]: segfault at 0 ip 0 sp 0 error 4",
+            "KTAP version 1",
+            "    ok 1 f",
+            "# ashmem_region: pass:8 fail:0 skip:0 total:8",
         ] {
             assert_eq!(alarm(text), None, "{text}");
         }

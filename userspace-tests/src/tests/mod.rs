@@ -22,6 +22,7 @@ mod fuzz;
 pub mod group;
 mod history;
 mod hwpoison;
+mod kunit;
 mod locks;
 mod mapping;
 pub mod memory;
@@ -46,8 +47,8 @@ mod stressors;
 pub mod transfer;
 mod userfaultfd;
 
-/// Every test, in the order in which they run; the last table is of those that
-/// reload the module.
+/// Every test, in the order in which they run; the last two tables are of those
+/// that reload the module, and a KUnit test that fails may leave it in use.
 pub const ALL: &[&[Test]] = &[
     device::TESTS,
     states::TESTS,
@@ -85,6 +86,7 @@ pub const ALL: &[&[Test]] = &[
     locks::TESTS,
     stress::TESTS,
     module::TESTS,
+    kunit::TESTS,
 ];
 
 /// What programs rely on, so that it must hold for 32-bit programs as well: the
@@ -117,7 +119,7 @@ pub const ABI: &[&[Test]] = &[
 /// Everything that is to run: the i386 tests come after the others, and what
 /// reloads the module after all.
 pub fn in_order() -> impl Iterator<Item = Case> {
-    let (first, last) = ALL.split_at(ALL.len() - 1);
+    let (first, last) = ALL.split_at(ALL.len() - 2);
     let here = |tables: &'static [&[Test]]| tables.iter().copied().flatten().map(Case::here);
     here(first)
         .chain(ABI.iter().copied().flatten().map(Case::i386))

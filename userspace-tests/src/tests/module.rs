@@ -77,7 +77,7 @@ fn unload() -> nix::Result<()> {
 
 /// Unloads it once what was just closed is gone: the last reference to a file
 /// may be dropped by a worker of the kernel a moment later.
-fn unload_soon() -> anyhow::Result<()> {
+pub fn unload_soon() -> anyhow::Result<()> {
     let started = Instant::now();
     loop {
         match unload() {
@@ -89,7 +89,7 @@ fn unload_soon() -> anyhow::Result<()> {
     }
 }
 
-fn load(parameters: &CStr) -> anyhow::Result<()> {
+pub fn load(parameters: &CStr) -> anyhow::Result<()> {
     let file = File::open("/lib/ashmem.ko")?;
     finit_module(&file, parameters, ModuleInitFlags::empty()).context("insmod")
 }
