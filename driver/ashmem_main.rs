@@ -55,10 +55,8 @@ mod tests;
 mod uapi;
 
 use glue::{
-    device::{
-        number_of,
-        Registration as DeviceRegistration, //
-    },
+    device::Registration as DeviceRegistration,
+    path_exists,
     shrinker::{
         OomRegistration,
         Registration as ShrinkerRegistration, //
@@ -95,6 +93,8 @@ module! {
 
 /// Of the node.
 const NAME: &CStr = c"ashmem";
+/// Where that name may be another driver's: as a miscellaneous device, or as any that has the node.
+const TAKEN: [&CStr; 2] = [c"/sys/class/misc/ashmem", c"/dev/ashmem"];
 
 /// The loaded module. Fields are dropped in this order: first the node goes.
 #[pin_data]
@@ -109,11 +109,12 @@ struct Ashmem {
 impl kernel::InPlaceModule for Ashmem {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         pin_init::pin_init_scope(|| {
-            // insmod takes `EEXIST` for this very module, and makes a success of it.
-            if let Some((major, minor)) = number_of(NAME) {
+            // Registered beside another one, it would dump a stack, or have no node. It is not
+            // `EEXIST`, which modprobe takes for this very module, and makes a success of.
+            if let Some(taken) = TAKEN.iter().find(|path| path_exists(path)) {
                 pr_err!(
-                    "/dev/ashmem belongs to another driver (/sys/dev/char/{major}:{minor}): \
-                     unload that one first\n"
+                    "{} exists: unload the driver that has it, or remove what one left behind\n",
+                    taken.to_str()?
                 );
                 return Err(EBUSY);
             }

@@ -30,13 +30,15 @@ use crate::{
         Shared, //
     }, //
 };
+use kernel::page::PAGE_SIZE;
 
 /// Pages that are freed at once when the module's limit is reached.
 const ROOM: usize = 32;
 /// Pages that PURGE_ALL_CACHES frees before it lets others at the range.
 const SLICE: usize = 512;
-/// Pages that end an attempt at direct reclaim: a charge is for no more than a huge page.
-const RELIEF: usize = 512;
+/// Pages that end an attempt at direct reclaim: as many as the largest page that processes get by
+/// themselves. A charge for more, a gigantic page of hugetlbfs, takes several attempts.
+const RELIEF: usize = PAGE_SIZE / size_of::<u64>();
 /// Pages that are freed before the OOM killer strikes. It asks again as long as there are some.
 const OOM_ROOM: usize = 256;
 

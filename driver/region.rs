@@ -505,9 +505,8 @@ impl Region {
         let mut was_purged = false;
         let mut spare = None;
 
+        let mut pins = self.pins.lock();
         loop {
-            let mut pins = self.pins.lock();
-
             match pins.pin(&self.blocks, &mut rest, &mut was_purged, &mut spare) {
                 Progress::Done => {
                     if pins.unpinned() == 0 {
@@ -515,8 +514,12 @@ impl Region {
                     }
                     return Ok(was_purged);
                 }
-                Progress::More => {}
+                Progress::More => {
+                    drop(pins);
+                    pins = self.pins.lock();
+                }
                 Progress::Claimed => {
+                    // The lock is kept from here to the next step, so that nobody claims between.
                     pins.waits(true);
                     self.unclaimed.wait(&mut pins);
                     pins.waits(false);
@@ -527,6 +530,7 @@ impl Region {
                     drop(pins);
                     // For a part of a range, which stays in its queue.
                     spare = Some(SpareRange::new(None)?);
+                    pins = self.pins.lock();
                 }
             }
         }
@@ -624,10 +628,11 @@ impl Region {
     ///
     /// `EBADF` before it is frozen, `EIO` where memory has failed.
     pub(crate) fn read(&self, pos: &mut i64, iter: &mut IovIterDest<'_>) -> Result<usize> {
-        if self.size() == 0 {
-            return Ok(0);
-        }
-        let (file, size) = self.content()?;
+        let (file, size) = match self.content() {
+            // Without a size.
+            Err(error) if error == EINVAL => return Ok(0),
+            content => content?,
+        };
         let mut at = usize::try_from(*pos)?;
         let mut done = 0;
 

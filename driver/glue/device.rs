@@ -120,19 +120,6 @@ impl Seek<'_> {
     }
 }
 
-/// Major and minor number of a device that has this name, or `None`. May not be called in atomic
-/// context.
-///
-/// Only one can have the node, whatever its class. [`Registration::new`] alone would succeed if
-/// that is another class, and would dump a stack if it is not.
-pub(crate) fn number_of(name: &CStr) -> Option<(u32, u32)> {
-    const MINOR_BITS: u32 = 20;
-    // SAFETY: The name is a C string.
-    let devt = unsafe { super::bindings::ashmem_devt_of(name.as_char_ptr()) };
-
-    (devt != 0).then_some((devt >> MINOR_BITS, devt & ((1 << MINOR_BITS) - 1)))
-}
-
 /// A registered device and what its files share.
 ///
 /// # Invariants
@@ -153,7 +140,7 @@ unsafe impl<T: Device> Send for Registration<T> {}
 unsafe impl<T: Device> Sync for Registration<T> {}
 
 impl<T: Device> Registration<T> {
-    /// Registers `/dev/name`. May sleep. See [`number_of`] for a name that is taken.
+    /// Registers `/dev/name`. May sleep. Nobody should have the name: see `TAKEN`.
     pub(crate) fn new(name: &'static CStr, shared: T::Shared) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             shared,

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
 #include <linux/highmem.h>
+#include <linux/namei.h>
 #include <linux/nodemask.h>
 #include <linux/personality.h>
-#include <linux/platform_device.h>
 #include <linux/pseudo_fs.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
@@ -158,16 +158,17 @@ struct mem_cgroup *ashmem_parent_mem_cgroup(struct mem_cgroup *memcg)
 	return parent_mem_cgroup(memcg);
 }
 
-/* As reclaim_high() and memory_max_write() ask, for both limits. */
-bool ashmem_mem_cgroup_over(struct mem_cgroup *memcg)
+/* mem_cgroup_margin(), which is not exported, for both limits. */
+unsigned long ashmem_mem_cgroup_room(struct mem_cgroup *memcg)
 {
 #ifdef CONFIG_MEMCG
 	unsigned long pages = page_counter_read(&memcg->memory);
+	unsigned long limit = min(READ_ONCE(memcg->memory.max),
+				  READ_ONCE(memcg->memory.high));
 
-	return pages > READ_ONCE(memcg->memory.max) ||
-	       pages > READ_ONCE(memcg->memory.high);
+	return limit > pages ? limit - pages : 0;
 #else
-	return false;
+	return ULONG_MAX;
 #endif
 }
 
@@ -227,20 +228,14 @@ int ashmem_next_possible_node(int node)
 	return node < MAX_NUMNODES ? node : NUMA_NO_NODE;
 }
 
-/*
- * The one function here that has no namesake: the set of all devices is not
- * exported, and the platform bus is a device in it.
- */
-dev_t ashmem_devt_of(const char *name)
+bool ashmem_path_exists(const char *name)
 {
-	struct kobject *kobj = kset_find_obj(platform_bus.kobj.kset, name);
-	dev_t devt = 0;
+	struct path path;
 
-	if (kobj) {
-		devt = kobj_to_dev(kobj)->devt;
-		kobject_put(kobj);
-	}
-	return devt;
+	if (kern_path(name, 0, &path))
+		return false;
+	path_put(&path);
+	return true;
 }
 
 unsigned long ashmem_totalram_pages(void)

@@ -45,7 +45,7 @@ u64 ashmem_mem_cgroup_serial(struct mem_cgroup *memcg);
 struct mem_cgroup *ashmem_set_active_memcg(struct mem_cgroup *memcg);
 void ashmem_mem_cgroup_put(struct mem_cgroup *memcg);
 struct mem_cgroup *ashmem_parent_mem_cgroup(struct mem_cgroup *memcg);
-bool ashmem_mem_cgroup_over(struct mem_cgroup *memcg);
+unsigned long ashmem_mem_cgroup_room(struct mem_cgroup *memcg);
 bool ashmem_current_is_kswapd(void);
 unsigned long ashmem_reclaim_state_reclaimed(void);
 int ashmem_list_lru_init_memcg(struct list_lru *lru, struct shrinker *shrinker);
@@ -59,7 +59,7 @@ void *ashmem_xa_find_present(struct xarray *xa, unsigned long *index,
 			     unsigned long max);
 void ashmem_init_list_head(struct list_head *list);
 int ashmem_next_possible_node(int node);
-dev_t ashmem_devt_of(const char *name);
+bool ashmem_path_exists(const char *path);
 unsigned long ashmem_totalram_pages(void);
 bool ashmem_fatal_signal_pending(void);
 bool ashmem_read_implies_exec(void);

@@ -15,9 +15,13 @@ pub(crate) mod shrinker;
 pub(crate) mod tests;
 pub(crate) mod vm;
 
-use kernel::transmute::{
-    AsBytes,
-    FromBytes, //
+use kernel::{
+    str::CStr,
+    str::CStrExt as _,
+    transmute::{
+        AsBytes,
+        FromBytes, //
+    }, //
 };
 
 /// What bindgen made of `bindings.h`: inline functions, and the ABI's numbers.
@@ -65,6 +69,12 @@ pub(crate) fn account_reclaimed_pages(pages: usize) {
 pub(crate) fn read_implies_exec() -> bool {
     // SAFETY: It looks at `current` only.
     unsafe { bindings::ashmem_read_implies_exec() }
+}
+
+/// Whether there is something at this path, as far as the current process sees. May sleep.
+pub(crate) fn path_exists(path: &CStr) -> bool {
+    // SAFETY: It is a C string.
+    unsafe { bindings::ashmem_path_exists(path.as_char_ptr()) }
 }
 
 /// Whether the current task was killed: what it does is of no use any more.

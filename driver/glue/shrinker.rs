@@ -63,10 +63,12 @@ impl Pressure<'_> {
     }
 
     /// Whether the task that reclaims for its own allocation or charge was given `enough` pages by
-    /// the shrinkers in this attempt, and no limit of the cgroup or of one around it is exceeded.
+    /// the shrinkers in this attempt, and has room for as many within the limits of the cgroup and of
+    /// those around it.
     ///
     /// For a cgroup, vmscan takes no notice of what shrinkers free (`flush_reclaim_state`): it goes
-    /// on, harder each time, until they have nothing left.
+    /// on, harder each time, until they have nothing left. What was freed may have been another
+    /// cgroup's, or somebody may hold it still: hence the look at the room.
     pub(crate) fn is_relieved(&self, enough: usize) -> bool {
         // SAFETY: Both look at `current` only.
         let (kswapd, reclaimed) = unsafe {
@@ -82,7 +84,7 @@ impl Pressure<'_> {
         let mut memcg = self.0;
         while !memcg.is_null() {
             // SAFETY: By the type invariants, and as a cgroup holds a reference to its parent.
-            if unsafe { inline::ashmem_mem_cgroup_over(memcg) } {
+            if unsafe { inline::ashmem_mem_cgroup_room(memcg) } < enough {
                 return false;
             }
             // SAFETY: As above.

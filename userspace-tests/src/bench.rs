@@ -45,6 +45,9 @@ fn instructions(times: usize, mut body: impl FnMut() -> anyhow::Result<()>) -> a
 /// An operation, and what it takes.
 type Costs = Vec<(&'static str, f64)>;
 
+/// What gives them, for so many of something.
+type Measure = fn(usize) -> anyhow::Result<Costs>;
+
 /// Of a region with this many ranges, each of them one page, at its far end.
 fn with_ranges(count: usize) -> anyhow::Result<Costs> {
     let pages = 2 * count + 2;
@@ -159,8 +162,7 @@ pub fn run() -> anyhow::Result<()> {
     setrlimit(Resource::RLIMIT_NOFILE, descriptors, descriptors)?;
     let mut beyond = vec![];
     println!("instructions                               {FEW:>9} {MANY:>9}  ratio");
-    let with: [(&str, fn(usize) -> anyhow::Result<Costs>); 2] =
-        [("ranges", with_ranges), ("regions", with_regions)];
+    let with: [(&str, Measure); 2] = [("ranges", with_ranges), ("regions", with_regions)];
     for (what, measure) in with {
         println!("by {what}");
         for ((name, few), (_, many)) in measure(FEW)?.into_iter().zip(measure(MANY)?) {

@@ -15,6 +15,7 @@ use nix::sys::mman::MapFlags;
 use nix::sys::signal::Signal;
 use nix::sys::signal::kill;
 use nix::sys::wait::WaitStatus;
+use nix::unistd::read;
 
 use crate::harness::tests;
 use crate::region::Mapping;
@@ -30,6 +31,7 @@ tests! {
     pages_of_one_unpin_are_counted_once,
     status_is_one_moments_view,
     first_mappings_at_once_make_one_file,
+    read_sees_one_state => "read.unsized" "read.unmapped",
     killed_owners_leave_nothing @ 60,
 }
 
@@ -176,6 +178,22 @@ fn first_mappings_at_once_make_one_file() -> anyhow::Result<()> {
             Ok(map.read(0) == 1 && map.read(1) == 2)
         })?;
         ensure!(found.word(who).load(Ordering::SeqCst) == file, "two files");
+        Ok(())
+    })
+}
+
+fn read_sees_one_state() -> anyhow::Result<()> {
+    let region = Region::open()?;
+    both(20_000, |who, round| {
+        if who == 0 {
+            return Ok(region.set_size(if round % 2 == 0 { PAGE } else { 0 })?);
+        }
+        // It has a size, or it has none.
+        let found = read(&region, &mut [0; 8]);
+        ensure!(
+            matches!(found, Ok(0) | Err(Errno::EBADF)),
+            "round {round}: {found:?}"
+        );
         Ok(())
     })
 }

@@ -33,6 +33,7 @@ tests! {
     drop_caches_takes_unpinned_pages_only => "purge.unpinned-only" "purge.pressure",
     each_cgroup_is_counted_and_shrunk_by_itself => "purge.cgroup" "purge.pressure",
     cgroup_at_its_limit_purges_its_own_and_lives @ 60 => "purge.cgroup",
+    cgroup_gets_at_its_own_behind_pages_of_others @ 60 => "purge.cgroup",
     cgroup_purges_down_to_a_lowered_limit @ 60 => "purge.cgroup",
     cgroup_without_its_controller_is_another_one_later @ 60 => "purge.cgroup",
     ranges_of_a_removed_cgroup_are_its_parents @ 60 => "purge.cgroup",
@@ -302,6 +303,33 @@ fn cgroup_at_its_limit_purges_its_own_and_lives() -> anyhow::Result<()> {
     ensure!(picture[..pinned] == *"x".repeat(pinned));
     ensure!(picture.matches('0').count() == purged && !picture.contains('?'));
     drop((own, in_own, other, in_other));
+    group::remove(groups)
+}
+
+fn cgroup_gets_at_its_own_behind_pages_of_others() -> anyhow::Result<()> {
+    let groups = groups()?;
+    let (a, b, _) = &groups;
+    let (limit, size) = (80 * MIB, 64 * MIB);
+    // Charged to one that touched it, listed with one that unpinned it, and the oldest there.
+    let foreign = Region::sized(size)?;
+    let in_foreign = foreign.map(size)?;
+    b.run(|| {
+        in_foreign.stamp(0..size, 7);
+        Ok(())
+    })?;
+    a.run(|| Ok(foreign.unpin(0..size)?))?;
+    let (own, _in_own) = unpinned_in(a, size, 0)?;
+    a.write("memory.max", &(limit * PAGE).to_string())?;
+    a.run(|| occupy(limit - size / 2, false))
+        .context("it was to get what it wanted")?;
+    let (foreign, own) = (foreign.info()?.purged, own.info()?.purged as usize);
+    println!("purged {foreign} of others, {own} of its own");
+    ensure!(
+        a.value("memory.events", "oom_kill")? == 0,
+        "the OOM killer struck"
+    );
+    ensure!(own >= size / 2, "{own} purged");
+    drop((in_foreign, _in_own));
     group::remove(groups)
 }
 
