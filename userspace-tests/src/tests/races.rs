@@ -47,13 +47,15 @@ impl Signals {
         self.0.atomic(at * size_of::<u32>())
     }
 
-    /// Comes back in all of `many` processes at once, for the `round`th time.
-    fn meet(&self, many: u32, round: u32) {
-        let word = self.word(0);
-        word.fetch_add(1, Ordering::SeqCst);
-        while word.load(Ordering::SeqCst) < many * (round + 1) {
+    /// Comes back in both processes at once, for the `round`th time.
+    fn meet(&self, round: u32) -> anyhow::Result<()> {
+        let (met, failed) = (self.word(0), self.word(1));
+        met.fetch_add(1, Ordering::SeqCst);
+        while met.load(Ordering::SeqCst) < 2 * (round + 1) {
+            ensure!(failed.load(Ordering::SeqCst) == 0, "the other one failed");
             spin_loop();
         }
+        Ok(())
     }
 }
 
@@ -61,22 +63,18 @@ impl Signals {
 /// the two it is.
 fn both(rounds: u32, mut each: impl FnMut(usize, u32) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let signals = Signals::new()?;
-    let other = spawn(|| {
-        (0..rounds).try_for_each(|round| {
-            signals.meet(2, round);
-            each(1, round)
-        })
-    })?;
-    let here = (0..rounds).try_for_each(|round| {
-        signals.meet(2, round);
-        each(0, round)
-    });
-    if here.is_err() {
-        // It would wait for us.
-        kill(other.pid(), Signal::SIGKILL)?;
-    }
-    let there = other.join();
-    here.and(there)
+    let mut all = |who| {
+        (0..rounds)
+            .try_for_each(|round| {
+                signals.meet(round)?;
+                each(who, round)
+            })
+            .inspect_err(|_| signals.word(1).store(1, Ordering::SeqCst))
+    };
+    let other = spawn(|| all(1))?;
+    let here = all(0);
+    other.join()?;
+    here
 }
 
 fn who_misses_a_page_at_once_gets_the_same() -> anyhow::Result<()> {
