@@ -44,6 +44,7 @@ use crate::harness::Outcome;
 use crate::harness::Runner;
 use crate::harness::Sink;
 use crate::harness::Sweep;
+use crate::harness::TestFn;
 use crate::harness::supervise;
 use crate::kmemleak;
 use crate::kmsg::KernelLog;
@@ -141,51 +142,20 @@ fn run(mode: Mode) -> anyhow::Result<()> {
             let time = Duration::from_secs(60 * minutes);
             // Nobody has set it before.
             let _ = fuzz::WANTED.set(fuzz::Wanted { seed, calls, time });
-            if module_for_tests(&mut report, &mut log)? {
-                log.now("random calls")?;
-                let done = supervise(
-                    Runner::Here(fuzz::as_wanted),
-                    // What is under way is ended by its own limit.
-                    time + 2 * FUZZ_LIMIT,
-                    &Sink::Stream(&port(OUT_PORT)?),
-                    Sweep::All,
-                    &mut log,
-                )?;
-                report.add("fuzz", &done)?;
-            }
-            closing::run(&mut report, &mut log, true)?;
+            // What is under way is ended by its own limit.
+            let limit = time + 2 * FUZZ_LIMIT;
+            let out = port(OUT_PORT)?;
+            show("fuzz", fuzz::as_wanted, limit, &out, &mut report, &mut log)?;
         }
         Mode::Bench => {
-            let module = module_for_tests(&mut report, &mut log)?;
-            if module {
-                log.now("the benchmark")?;
-                let done = supervise(
-                    Runner::Here(bench::run),
-                    harness::time_limit(BENCH_LIMIT),
-                    &Sink::Stream(&port(OUT_PORT)?),
-                    Sweep::All,
-                    &mut log,
-                )?;
-                report.add("bench", &done)?;
-            }
-            closing::run(&mut report, &mut log, module)?;
+            let limit = harness::time_limit(BENCH_LIMIT);
+            let out = port(OUT_PORT)?;
+            show("bench", bench::run, limit, &out, &mut report, &mut log)?;
         }
         Mode::Demo => {
+            let limit = harness::time_limit(DEMO_LIMIT);
             let mut out = port(OUT_PORT)?;
-            let module = module_for_tests(&mut report, &mut log)?;
-            if module {
-                log.now("the demonstration")?;
-                let limit = harness::time_limit(DEMO_LIMIT);
-                let shown = supervise(
-                    Runner::Here(demo::run),
-                    limit,
-                    &Sink::Stream(&out),
-                    Sweep::All,
-                    &mut log,
-                )?;
-                report.add("demo", &shown)?;
-            }
-            closing::run(&mut report, &mut log, module)?;
+            let module = show("demo", demo::run, limit, &out, &mut report, &mut log)?;
             if module && !Path::new(NODE).exists() {
                 writeln!(out, "  rmmod ashmem: done, and {NODE} is gone")?;
             }
@@ -207,6 +177,27 @@ fn run(mode: Mode) -> anyhow::Result<()> {
     report.plan()?;
     report.verdict()?;
     Ok(())
+}
+
+/// Loads the module, runs `body`, whose output is for people, and does the closing
+/// checks. True: the module could be loaded.
+fn show(
+    name: &str,
+    body: TestFn,
+    limit: Duration,
+    out: &File,
+    report: &mut Report,
+    log: &mut KernelLog,
+) -> anyhow::Result<bool> {
+    let module = module_for_tests(report, log)?;
+    if module {
+        log.now(name)?;
+        let sink = Sink::Stream(out);
+        let shown = supervise(Runner::Here(body), limit, &sink, Sweep::All, log)?;
+        report.add(name, &shown)?;
+    }
+    closing::run(report, log, module)?;
+    Ok(module)
 }
 
 /// `guest test --here`: the tests alone, in a system that runs already. True:
