@@ -426,11 +426,11 @@ impl Region {
             vma.try_clear_mayexec()?;
         }
 
-        let file = match &config.file {
-            Some(file) => file.clone(),
-            None => self.freeze(&mut config, size, vma.flags() & flags::NORESERVE != 0)?,
-        };
-        file.map(vma);
+        let noreserve = vma.flags() & flags::NORESERVE != 0;
+        match &config.file {
+            Some(file) => file.map(vma),
+            None => self.freeze(&mut config, size, noreserve)?.map(vma),
+        }
         Ok(())
     }
 

@@ -315,7 +315,31 @@ struct Hand<'a> {
     shrinker: Option<PathBuf>,
 }
 
-impl Hand<'_> {
+impl<'a> Hand<'a> {
+    fn new(
+        board: &'static Board,
+        regions: &'a [Region],
+        worker: usize,
+        random: Random,
+        group: &'a Group,
+        shrinker: Option<PathBuf>,
+    ) -> anyhow::Result<Self> {
+        let maps = regions.iter().map(|region| region.map(PAGES));
+        Ok(Self {
+            board,
+            regions,
+            worker,
+            random,
+            maps: maps.collect::<anyhow::Result<_>>()?,
+            part: None,
+            pipe: pipe()?,
+            ring: Ring::new()?,
+            file: File::from(memfd_create(c"page", MFdFlags::MFD_CLOEXEC)?),
+            group,
+            shrinker,
+        })
+    }
+
     /// Goes on until it is over.
     fn work(&mut self) -> anyhow::Result<()> {
         while !self.board.is_over() {
@@ -1092,21 +1116,8 @@ fn work(
         for number in 0..THREADS {
             let shrinker = shrinker.clone();
             let start = move || -> anyhow::Result<()> {
-                let maps = regions.iter().map(|region| region.map(PAGES));
-                Hand {
-                    board,
-                    regions,
-                    worker,
-                    random: Random(seed.wrapping_add((number as u64) << 32)),
-                    maps: maps.collect::<anyhow::Result<_>>()?,
-                    part: None,
-                    pipe: pipe()?,
-                    ring: Ring::new()?,
-                    file: File::from(memfd_create(c"page", MFdFlags::MFD_CLOEXEC)?),
-                    group,
-                    shrinker,
-                }
-                .work()
+                let random = Random(seed.wrapping_add((number as u64) << 32));
+                Hand::new(board, regions, worker, random, group, shrinker)?.work()
             };
             scope.spawn(move || {
                 if let Err(error) = start() {
@@ -1251,20 +1262,7 @@ impl Director {
     /// All groups once more, by one who owns them all.
     fn look_at_all(&self) -> anyhow::Result<()> {
         let group = &self.parent;
-        let maps = self.regions.iter().map(|region| region.map(PAGES));
-        let mut hand = Hand {
-            board: self.board,
-            regions: &self.regions,
-            worker: 0,
-            random: Random(0),
-            maps: maps.collect::<anyhow::Result<_>>()?,
-            part: None,
-            pipe: pipe()?,
-            ring: Ring::new()?,
-            file: File::from(memfd_create(c"page", MFdFlags::MFD_CLOEXEC)?),
-            group,
-            shrinker: None,
-        };
+        let mut hand = Hand::new(self.board, &self.regions, 0, Random(0), group, None)?;
         for region in 0..REGIONS {
             for group in 0..GROUPS {
                 let notes = &self.board.groups[region][group];
@@ -1289,7 +1287,7 @@ impl Director {
 
 /// Pages that regions have: nobody else has any that cannot be evicted. What
 /// processors keep in batches is counted too.
-fn pages_of_regions() -> anyhow::Result<usize> {
+pub fn pages_of_regions() -> anyhow::Result<usize> {
     fs::write("/proc/sys/vm/drop_caches", "1").context("drop_caches")?;
     fs::write("/proc/sys/vm/stat_refresh", "1").context("stat_refresh")?;
     number("/proc/vmstat", "nr_unevictable ")

@@ -22,9 +22,9 @@ use crate::region::Mapping;
 use crate::region::PAGE;
 use crate::region::RW;
 use crate::region::Region;
+use crate::stress::pages_of_regions;
 use crate::tests::process::spawn;
 use crate::tests::process::until;
-use crate::tests::reclaim::number;
 
 tests! {
     who_misses_a_page_at_once_gets_the_same,
@@ -186,15 +186,10 @@ fn read_sees_one_state() -> anyhow::Result<()> {
     })
 }
 
-/// Pages that programs cannot see and the kernel cannot take: where regions' are.
-fn unevictable() -> anyhow::Result<usize> {
-    Ok(number("/proc/meminfo", "Unevictable")? * 1024 / PAGE)
-}
-
 fn killed_owners_leave_nothing() -> anyhow::Result<()> {
     const PAGES: usize = 512;
     const PARTS: Range<usize> = 0..16;
-    let before = unevictable()?;
+    let before = pages_of_regions()?;
     let observer = Region::open()?;
     for round in 0..15 {
         let signals = Signals::new()?;
@@ -240,7 +235,7 @@ fn killed_owners_leave_nothing() -> anyhow::Result<()> {
     }
     // The last of them ends a moment later; what others of the guest have may differ a little.
     until("their pages are free", || {
-        Ok(unevictable()? <= before + PAGES / 2)
+        Ok(pages_of_regions()? <= before + PAGES / 2)
     })?;
     ensure!(observer.purge_all()? == 0, "a range is still listed");
     Ok(())
