@@ -56,16 +56,23 @@ mod uapi;
 
 use glue::{
     device::Registration as DeviceRegistration,
+    folio::MAX_FOLIO_ORDER,
     path_exists,
     shrinker::{
         OomRegistration,
         Registration as ShrinkerRegistration, //
     }, //
 };
+use reclaim::{
+    Reclaim,
+    Splitter, //
+};
 use region::{
+    Huge,
     Region,
     RegionLru,
-    Shared, //
+    Shared,
+    MAX_ORDER, //
 };
 
 module! {
@@ -81,8 +88,8 @@ module! {
             description: "Pages that all regions together may have (0: half of RAM)",
         },
         max_order: u32 {
-            default: 0,
-            description: "Largest folio, as a power of two of pages; only 0 as yet",
+            default: 4,
+            description: "Largest folio at sequential access, as a power of two of pages, 0 to 8",
         },
         strict_unpin: bool {
             default: false,
@@ -101,9 +108,9 @@ const TAKEN: [&CStr; 2] = [c"/sys/class/misc/ashmem", c"/dev/ashmem"];
 struct Ashmem {
     #[pin]
     device: DeviceRegistration<Region>,
-    shrinker: ShrinkerRegistration<RegionLru>,
+    shrinker: ShrinkerRegistration<Reclaim>,
     #[pin]
-    oom: OomRegistration<RegionLru>,
+    oom: OomRegistration<Reclaim>,
 }
 
 impl kernel::InPlaceModule for Ashmem {
@@ -118,30 +125,41 @@ impl kernel::InPlaceModule for Ashmem {
                 );
                 return Err(EBUSY);
             }
-            if *module_parameters::max_order.value_ref() != 0 {
-                pr_err!("max_order: only 0 is implemented\n");
+            let max_order = module_parameters::max_order.value();
+            if max_order > MAX_ORDER {
+                pr_err!("max_order: {max_order} is more than {MAX_ORDER}\n");
                 return Err(EINVAL);
             }
+            let huge = glue::huge_parameter();
+            let huge = Huge::parse(huge.to_bytes()).inspect_err(|_| {
+                pr_err!("huge: there are never, advise and always\n");
+            })?;
             let max_pages = match module_parameters::max_pages.value() {
                 0 => glue::total_ram_pages() / 2,
                 pages => pages,
             };
             // Before the node: there is no region yet that it could miss.
-            let shrinker =
-                ShrinkerRegistration::new(c"ashmem", |id| RegionLru::new(c"ashmem_queue", id))?;
-            let lru = shrinker.shrinker().clone();
+            let mut lru = None;
+            let shrinker = ShrinkerRegistration::new(c"ashmem", |id| {
+                let new = RegionLru::new(c"ashmem_queue", id)?;
+                lru = Some(new.clone());
+                Splitter::new(new)
+            })?;
+            let reclaim = shrinker.shrinker().clone();
             let shared = Arc::new(
                 Shared {
-                    lru: lru.clone(),
+                    lru: lru.ok_or(EINVAL)?,
                     max_pages,
                     strict_unpin: module_parameters::strict_unpin.value(),
+                    max_order: max_order.min(MAX_FOLIO_ORDER),
+                    huge,
                 },
                 GFP_KERNEL,
             )?;
 
             Ok(try_pin_init!(Self {
                 shrinker,
-                oom <- OomRegistration::new(lru),
+                oom <- OomRegistration::new(reclaim),
                 device <- DeviceRegistration::new(NAME, shared),
             }? Error))
         })

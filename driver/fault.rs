@@ -3,17 +3,45 @@
 //! Page faults on mappings of regions.
 
 use crate::{
-    glue::vm::{
-        Fault,
-        Outcome,
-        VmOperations, //
+    glue::{
+        folio::HUGE_ORDER,
+        vm::{
+            Fault,
+            Outcome,
+            VmOperations, //
+        }, //
+    },
+    policy::{
+        growth::Advice,
+        page_range::PageRange, //
     },
     reclaim,
     region::{
+        Huge,
         PopulateError,
         Region, //
     }, //
 };
+
+/// What is said of the mapping.
+fn advice(fault: &Fault<'_>) -> Advice {
+    if fault.advises_random() || fault.wants_single_pages() {
+        Advice::Single
+    } else if fault.advises_sequential() || fault.advises_huge() {
+        Advice::Sequential
+    } else {
+        Advice::Normal
+    }
+}
+
+/// Order of the folio to be allocated for it.
+fn order(region: &Region, fault: &Fault<'_>) -> u32 {
+    let mappable = fault.mappable();
+    let bounds =
+        PageRange::whole(fault.mapping().size()).clamp(mappable.start, mappable.end);
+
+    region.order(fault.index(), bounds, advice(fault))
+}
 
 impl VmOperations for Region {
     fn fault(&self, fault: &Fault<'_>) -> Outcome {
@@ -25,21 +53,36 @@ impl VmOperations for Region {
             return Outcome::Sigbus;
         }
 
+        // What is noted of a page may be out of date for a moment, and no content may be missed where it
+        // is copied; else it is found when a folio is to take its place.
+        let mut look = fault.is_private() || self.is_resident(index);
         let mut may_purge = true;
+        let mut small = false;
         loop {
-            if let Some(folio) = mapping.lock_folio(index) {
-                if folio.folio().is_poisoned() {
-                    return Outcome::Poisoned;
+            if look {
+                if let Some(folio) = mapping.lock_folio(index) {
+                    if folio.folio().is_poisoned() {
+                        return Outcome::Poisoned;
+                    }
+                    if folio.pages().len() == 1 << HUGE_ORDER
+                        && fault.fits_huge()
+                        && fault.has_no_table()
+                    {
+                        self.counters.huge_faults.add(1);
+                    }
+                    return Outcome::Map(folio);
                 }
-                return Outcome::Map(folio);
             }
             // What is only copied from needs no page of the region.
             if fault.is_private_write() {
                 return Outcome::Zeros;
             }
-            match self.populate(mapping, index) {
+            let order = if small { 0 } else { order(self, fault) };
+            match self.populate(mapping, index, order) {
                 Ok(folio) => return Outcome::Map(folio),
-                Err(PopulateError::Exists) => {}
+                Err(PopulateError::Exists) => look = true,
+                // One page may be had still.
+                Err(_) if order != 0 => small = true,
                 Err(PopulateError::NoMemory) => return Outcome::OutOfMemory,
                 Err(PopulateError::Limit) => {
                     // Once: if others are faster at taking what was freed, so be it.
@@ -49,6 +92,22 @@ impl VmOperations for Region {
                     may_purge = false;
                 }
             }
+        }
+    }
+
+    fn huge_fault(&self, fault: &Fault<'_>) {
+        let wanted = match self.shared().huge {
+            Huge::Never => false,
+            Huge::Advise => fault.advises_huge(),
+            Huge::Always => true,
+        };
+        if !wanted || fault.is_private() || fault.wants_single_pages() || !fault.fits_huge() {
+            return;
+        }
+        let mapping = fault.mapping();
+        if self.order_huge(fault.index(), mapping.size()) {
+            // If it fails, `fault` takes less.
+            drop(self.populate(mapping, fault.index(), HUGE_ORDER));
         }
     }
 

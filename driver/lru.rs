@@ -92,6 +92,8 @@ pub(crate) struct Queue<H: Handle> {
     trees: SpinLock<Trees<H>>,
     /// Live pages of all its ranges, claimed ones included.
     pages: Atomic<isize>,
+    /// Pages that reclaim had to leave and would have taken.
+    left: Atomic<usize>,
 }
 
 /// A counted reference to a queue.
@@ -122,6 +124,7 @@ impl<H: Handle> CgroupObject for Queue<H> {
                 "ashmem_lru"
             ),
             pages: Atomic::new(0),
+            left: Atomic::new(0),
         })
     }
 
@@ -156,6 +159,23 @@ impl<H: Handle> Queue<H> {
                 debug_assert!(replaced.is_none());
             }
         }
+    }
+
+    /// Notes that reclaim had to leave `pages` pages. Who leaves the same ones again does not add to it.
+    pub(crate) fn leave(&self, pages: usize) {
+        let mut old = self.left.load(Relaxed);
+
+        while old < pages {
+            match self.left.cmpxchg(old, pages, Relaxed) {
+                Ok(_) => break,
+                Err(now) => old = now,
+            }
+        }
+    }
+
+    /// How many pages reclaim had to leave since this was asked last.
+    pub(crate) fn take_left(&self) -> usize {
+        self.left.xchg(0, Relaxed)
     }
 
     /// The oldest live range behind `after`.

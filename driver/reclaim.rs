@@ -6,13 +6,24 @@
 //! ```text
 //!   oldest entry of the LRU      LRU lock, then free of locks, with a reference to the file
 //!     claim its range            pins lock: no PIN of it from here on
-//!     for each live page
-//!       lock the folio           never waiting for it in reclaim
+//!     for each folio of its live pages
+//!       lock it                  never waiting for it in reclaim
+//!       left if a page of it is not live
 //!       unmap it
 //!       left alone if DMA may be writing to it
 //!       mark it purged           pins lock, under the folio lock
 //!       remove it, unlock it
 //!     give the claim back        pins lock; wakes PIN
+//! ```
+//!
+//! A folio of which only a part may go has to be split, which takes locks and memory that reclaim may not
+//! ask for. There it is left, and a worker is asked to take as much:
+//!
+//! ```text
+//!   pages     0  1  2  3 | 4  5  6  7 | 8 ...           one folio, of which 4 to 7 were unpinned
+//!   worker    lock it, unmap it, mark 4 to 7 purged, unlock it
+//!             truncate 4 to 7: the core splits it there, and drops these
+//!             where it could not: they are zeros that keep their memory, and that is noted
 //! ```
 
 use crate::{
@@ -21,16 +32,34 @@ use crate::{
         shrinker::{
             Pressure,
             Shrinker, //
+        },
+        sleep_a_tick,
+        without_reclaim,
+        worker::{
+            Job,
+            Worker, //
         }, //
     },
     region::{
         Claim,
+        How,
         RegionLru,
         RegionQueue,
-        Shared, //
+        Shared,
+        Taken, //
     }, //
 };
-use kernel::page::PAGE_SIZE;
+use kernel::{
+    page::PAGE_SIZE,
+    prelude::*,
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        Arc, //
+    }, //
+};
 
 /// Pages that are freed at once when the module's limit is reached.
 const ROOM: usize = 32;
@@ -42,62 +71,141 @@ const RELIEF: usize = PAGE_SIZE / size_of::<u64>();
 /// Pages that are freed before the OOM killer strikes. It asks again as long as there are some.
 const OOM_ROOM: usize = 256;
 
-impl Shrinker for RegionLru {
+/// Ticks that reclaim waits for the worker, where it could take nothing by itself.
+const PATIENCE: usize = 25;
+
+/// What memory pressure calls.
+pub(crate) type Reclaim = Worker<Splitter>;
+
+/// Takes what reclaim had to leave.
+pub(crate) struct Splitter {
+    lru: Arc<RegionLru>,
+    /// Pages it freed.
+    freed: Atomic<usize>,
+}
+
+impl Splitter {
+    /// With nothing to do. May sleep.
+    pub(crate) fn new(lru: Arc<RegionLru>) -> Result<Arc<Reclaim>> {
+        let this = Self {
+            lru,
+            freed: Atomic::new(0),
+        };
+        Arc::pin_init(Worker::new(c"ashmem", this), GFP_KERNEL)
+    }
+}
+
+impl Job for Splitter {
+    fn run(&self) {
+        // What it takes to split a folio is given back at once, and more.
+        without_reclaim(|| {
+            let mut number = None;
+            while let Some(queue) = self.lru.next_queue(number) {
+                number = Some(queue.number());
+                let want = queue.take_left();
+                let taken = purge_queue_oldest(&queue, want, How::AnyProcess);
+                self.freed.fetch_add(taken.freed, Relaxed);
+            }
+        });
+    }
+}
+
+impl Reclaim {
+    /// Frees up to about `want` pages. Where it can free none, but the worker may, gives it some time.
+    fn reclaim(&self, pressure: Option<&Pressure<'_>>, want: usize) -> usize {
+        let splitter = self.job();
+        let taken = purge_oldest(&splitter.lru, pressure, want, How::Reclaim);
+
+        if taken.left == 0 {
+            return taken.freed;
+        }
+        let before = splitter.freed.load(Relaxed);
+        self.ask();
+        if taken.freed != 0 {
+            return taken.freed;
+        }
+        // It is done in any case: the worker may need a lock that the task has which waits here.
+        for _ in 0..PATIENCE {
+            if !self.is_busy() {
+                break;
+            }
+            sleep_a_tick();
+        }
+        splitter.freed.load(Relaxed).wrapping_sub(before)
+    }
+}
+
+impl Shrinker for Reclaim {
     fn count(&self, pressure: &Pressure<'_>) -> usize {
-        self.pages(pressure)
+        self.job().lru.pages(pressure)
     }
 
     fn scan(&self, pressure: &Pressure<'_>, want: usize) -> Option<usize> {
         if pressure.is_relieved(RELIEF) {
             return None;
         }
-        let freed = purge_oldest(self, Some(pressure), want);
+        let freed = self.reclaim(Some(pressure), want);
         account_reclaimed_pages(freed);
         (freed != 0).then_some(freed)
     }
 
     fn before_oom(&self) -> usize {
-        purge_oldest(self, None, OOM_ROOM)
+        self.reclaim(None, OOM_ROOM)
     }
 }
 
 /// Queues that one call takes from.
 const MOST_QUEUES: usize = 64;
 
-/// Frees up to `want` live pages, those first that were unpinned longest ago; with `pressure`, of
-/// those that can help there.
-fn purge_oldest(lru: &RegionLru, pressure: Option<&Pressure<'_>>, want: usize) -> usize {
-    let mut freed = 0;
+/// Takes about `want` live pages, those first that were unpinned longest ago; with `pressure`, of
+/// those that can help there. What it had to leave is noted with the queue.
+fn purge_oldest(
+    lru: &RegionLru,
+    pressure: Option<&Pressure<'_>>,
+    want: usize,
+    how: How,
+) -> Taken {
+    let mut taken = Taken::default();
     // Each once: what can be taken from it is taken then.
     let mut seen = [0; MOST_QUEUES];
 
     // Usually the first one has enough.
     for at in 0..MOST_QUEUES {
-        if freed >= want {
+        let rest = want.saturating_sub(taken.sum());
+        if rest == 0 {
             break;
         }
         let Some(queue) = lru.oldest(pressure, &seen[..at]) else {
             break;
         };
         seen[at] = queue.number();
-
-        let mut after = None;
-        while freed < want {
-            let Some((key, file)) = queue.next_live(after) else {
-                break;
-            };
-            after = Some(key);
-            if let Some(claim) = Claim::new(file, key, false) {
-                freed += claim.purge(&mut 0, want - freed, false);
-            }
-        }
+        taken.add(purge_queue_oldest(&queue, rest, how));
     }
-    freed
+    taken
 }
 
-/// Purges some pages because the module's limit is reached; gives how many.
+/// The same of one queue.
+fn purge_queue_oldest(queue: &RegionQueue, want: usize, how: How) -> Taken {
+    let mut taken = Taken::default();
+    let mut after = None;
+
+    while taken.sum() < want {
+        let Some((key, file)) = queue.next_live(after) else {
+            break;
+        };
+        after = Some(key);
+        if let Some(claim) = Claim::new(file, key, false) {
+            taken.add(claim.purge(&mut 0, want - taken.sum(), how));
+        }
+    }
+    queue.leave(taken.left);
+    taken
+}
+
+/// Purges some pages because the module's limit is reached; gives how many. May sleep; no folio may be
+/// locked.
 pub(crate) fn make_room(shared: &Shared) -> usize {
-    purge_oldest(&shared.lru, None, ROOM)
+    purge_oldest(&shared.lru, None, ROOM, How::AnyProcess).freed
 }
 
 /// Purges every page that is unpinned when it is called, and was not purged yet, touched or not;
@@ -135,7 +243,7 @@ fn purge_queue(queue: &RegionQueue, now: u64) -> usize {
             if core::mem::take(&mut holes) {
                 purged += claim.purge_holes();
             }
-            let pages = claim.purge(&mut from, SLICE, true);
+            let pages = claim.purge(&mut from, SLICE, How::AnyProcess).freed;
 
             purged += pages;
             if pages < SLICE {

@@ -14,7 +14,8 @@ use crate::{
             zero_iter,
             AddError,
             LockedFolio,
-            Mapping, //
+            Mapping,
+            HUGE_ORDER, //
         },
         pseudo_file::{
             Mount,
@@ -34,8 +35,13 @@ use crate::{
         QueueRef, //
     },
     policy::{
+        growth::{
+            self,
+            Advice, //
+        },
         page_range::PageRange,
         pins::{
+            is_resident,
             next_hole,
             next_resident,
             Block,
@@ -43,6 +49,7 @@ use crate::{
             Claimed,
             Pins,
             Progress,
+            Purged,
             Range,
             Ranges,
             State,
@@ -119,7 +126,40 @@ pub(crate) struct Shared {
     pub(crate) max_pages: usize,
     /// Whether UNPIN asks for write permission in the mask.
     pub(crate) strict_unpin: bool,
+    /// Largest order of the folios that grow with sequential access.
+    pub(crate) max_order: u32,
+    /// Which mappings get huge pages, if the system admits them.
+    pub(crate) huge: Huge,
 }
+
+/// Values of the parameter `huge`; as of tmpfs' mount option.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Huge {
+    /// None.
+    Never,
+    /// Those that were given `MADV_HUGEPAGE`.
+    Advise,
+    /// All.
+    Always,
+}
+
+impl Huge {
+    /// Of its name. `EINVAL`.
+    pub(crate) fn parse(name: &[u8]) -> Result<Self> {
+        match name {
+            b"never" => Ok(Self::Never),
+            b"advise" => Ok(Self::Advise),
+            b"always" => Ok(Self::Always),
+            _ => Err(EINVAL),
+        }
+    }
+}
+
+/// The largest [`Shared::max_order`]: huge pages are for [`Huge`] to allow.
+pub(crate) const MAX_ORDER: u32 = HUGE_ORDER - 1;
+
+// A folio lies within one block.
+const _: () = assert!(1 << HUGE_ORDER <= BLOCK_PAGES);
 
 /// Events since the region was opened, and pages.
 #[derive(Default)]
@@ -697,19 +737,35 @@ impl Region {
         }
     }
 
-    /// Gives page `index` memory, zeroed; gives its folio, locked, in `mapping`, which is ours.
+    /// Whether a page has memory; out of date at once unless its folio is locked.
+    pub(crate) fn is_resident(&self, index: usize) -> bool {
+        is_resident(&self.blocks, index)
+    }
+
+    /// Order of the folio that page `index`, which has no memory, is to get; within `bounds`.
+    pub(crate) fn order(&self, index: usize, bounds: PageRange, advice: Advice) -> u32 {
+        growth::order(&self.blocks, index, bounds, self.shared.max_order, advice)
+    }
+
+    /// Whether a huge page may be put where page `index` is, in a file of `size` pages.
+    pub(crate) fn order_huge(&self, index: usize, size: usize) -> bool {
+        let block = PageRange::block(index, HUGE_ORDER);
+        block.end() <= size && growth::is_hole(&self.blocks, block)
+    }
+
+    /// Gives page `index` memory, zeroed, and those that make an aligned block of `1 << order` pages with
+    /// it; gives their folio, locked, in `mapping`, which is ours.
     ///
     /// May sleep and reclaim. Nothing stays behind if it fails.
     pub(crate) fn populate(
         &self,
         mapping: &Mapping,
         index: usize,
+        order: u32,
     ) -> Result<LockedFolio, PopulateError> {
-        // Where the size of folios is decided: one page each, as yet.
-        let order = 0;
-
+        let pages = PageRange::block(index, order);
         let block = self.block(index)?;
-        let room = Room::new(1 << order, self.shared.max_pages)?;
+        let room = Room::new(pages.len(), self.shared.max_pages)?;
         let folio = mapping
             .alloc_folio(order)
             .map_err(|_| PopulateError::NoMemory)?;
@@ -719,30 +775,70 @@ impl Region {
         })?;
 
         // Under the folio lock, as every change of residency.
-        block.set_resident(index);
-        smp_mb(Full);
-        if self.watched.load(Relaxed) != 0 {
-            self.pins.lock().inserted(&self.blocks, index);
-        }
+        self.arrived(block, pages);
         room.keep();
-        self.counters.allocated.add(1 << order);
+        self.counters.allocated.add(pages.len());
         Ok(folio)
     }
+
+    /// Notes that `pages` of a folio have memory, which is locked and was just added, or split.
+    fn arrived(&self, block: &Block<AtomicWord>, pages: PageRange) {
+        block.set_resident(pages);
+        smp_mb(Full);
+        if self.watched.load(Relaxed) != 0 {
+            self.pins.lock().inserted(&self.blocks, pages);
+        }
+    }
+
+    /// Drops the content of `pages`, an aligned block that is a part of a larger folio and was noted to
+    /// have no memory any more; gives whether their memory is free. May sleep.
+    ///
+    /// Where the folio cannot be split they have memory still, filled with zeros, and that is noted.
+    fn split_off(&self, mapping: &Mapping, pages: PageRange) -> bool {
+        mapping.truncate(pages.start()..pages.end());
+        let Some(folio) = mapping.lock_folio(pages.start()) else {
+            return true;
+        };
+        if !range_of(&folio).contains(pages) {
+            // A fault was there meanwhile.
+            return true;
+        }
+        if let Some(block) = self.blocks.get(pages.start() / BLOCK_PAGES) {
+            self.arrived(block, pages);
+        }
+        false
+    }
+}
+
+/// The pages of the region that a folio holds.
+fn range_of(folio: &LockedFolio) -> PageRange {
+    let pages = folio.pages();
+    PageRange::between(pages.start, pages.end)
 }
 
 impl PseudoFileOperations for Region {
     fn punch_hole(file: &RegionFile, start: usize, end: usize) {
+        let mapping = file.mapping();
+        let hole = PageRange::between(start, end);
         let mut from = start;
 
-        loop {
-            let Some(page) = next_resident(&file.blocks, from, end) else {
-                return;
-            };
+        while let Some(page) = next_resident(&file.blocks, from, end) {
             from = page + 1;
-            if let Some(folio) = file.mapping().lock_folio(page) {
+            let Some(folio) = mapping.lock_folio(page) else {
+                continue;
+            };
+            let pages = range_of(&folio);
+            if hole.contains(pages) {
                 folio.unmap();
-                file.pins.lock().removed(&file.blocks, page);
+                file.pins.lock().removed(&file.blocks, pages);
                 folio.remove();
+                from = pages.end();
+            } else {
+                let part = pages.clamp(page, end).first_block();
+                file.pins.lock().removed(&file.blocks, part);
+                drop(folio);
+                file.split_off(mapping, part);
+                from = part.end();
             }
         }
     }
@@ -777,6 +873,37 @@ impl Drop for Room {
     }
 }
 
+/// In which context a purge runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum How {
+    /// In reclaim, with who knows what locks held: waits for none, and splits no folio.
+    Reclaim,
+    /// With no folio locked, and able to wait.
+    AnyProcess,
+}
+
+/// What a purge did.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Taken {
+    /// Pages whose memory is free.
+    pub(crate) freed: usize,
+    /// Pages left in place that are parts of larger folios, for [`How::AnyProcess`] to take.
+    pub(crate) left: usize,
+}
+
+impl Taken {
+    /// All that it was after.
+    pub(crate) fn sum(&self) -> usize {
+        self.freed + self.left
+    }
+
+    /// One more purge.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.freed += other.freed;
+        self.left += other.left;
+    }
+}
+
 /// A range that is being purged: it is not pinned until this is dropped.
 pub(crate) struct Claim {
     file: RegionFile,
@@ -799,45 +926,92 @@ impl Claim {
         Some(Self { file, range })
     }
 
-    /// Frees memory of at most `want` pages, from page `from` on, which is moved behind them; gives
-    /// how many it freed.
+    /// Frees memory of about `want` pages, from page `from` on, which is moved behind them.
     ///
-    /// Holds folio locks only, and waits for them only if `wait`, which reclaim must not. Leaves
-    /// what a device may be writing to, and what has failed.
-    pub(crate) fn purge(&self, from: &mut usize, want: usize, wait: bool) -> usize {
+    /// Holds folio locks only, and waits for them only in [`How::AnyProcess`]. Leaves what a device may be
+    /// writing to, and what has failed.
+    pub(crate) fn purge(&self, from: &mut usize, want: usize, how: How) -> Taken {
         let region = &*self.file;
         let mapping = self.file.mapping();
         let last = self.range.last;
-        let mut freed = 0;
+        let mut taken = Taken::default();
 
-        while freed < want {
+        while taken.sum() < want {
             let next = region.pins.lock().next_live(&region.blocks, last, *from);
             let Some(page) = next else {
                 *from = last + 1;
                 break;
             };
             *from = page + 1;
-            let folio = if wait {
-                mapping.lock_folio(page)
-            } else {
-                mapping.try_lock_folio(page)
+            let folio = match how {
+                How::AnyProcess => mapping.lock_folio(page),
+                How::Reclaim => mapping.try_lock_folio(page),
             };
             let Some(folio) = folio else {
                 continue;
             };
+            let pages = range_of(&folio);
+            *from = pages.end();
+            if pages.len() > 1 && !region.pins.lock().are_live(&region.blocks, pages) {
+                match how {
+                    How::Reclaim => taken.left += self.live_part(page, pages).len(),
+                    How::AnyProcess => taken.freed += self.purge_part(page, folio, from),
+                }
+                continue;
+            }
             folio.unmap();
             if folio.maybe_dma_pinned() || folio.folio().is_poisoned() {
                 continue;
             }
             // First it is said, then it is done: nobody finds zeros that were not reported. The
             // folio lock keeps it resident, and our claim keeps it unpinned.
-            if region.pins.lock().purge(&region.blocks, last, page) {
+            let purged = region.pins.lock().purge(&region.blocks, last, pages);
+            if purged != Purged::Nothing {
                 folio.remove();
-                freed += 1;
+                taken.freed += pages.len();
+            }
+            if purged == Purged::WithOthers {
+                region.pins.lock().release_others(last, pages);
+                region.unclaimed.notify_all();
             }
         }
-        region.counters.purged.add(freed);
-        freed
+        region.counters.purged.add(taken.freed);
+        taken
+    }
+
+    /// The live pages in a row from `page` on, of a folio that has `pages`.
+    fn live_part(&self, page: usize, pages: PageRange) -> PageRange {
+        let region = &*self.file;
+        let pages = pages.clamp(page, usize::MAX);
+
+        region
+            .pins
+            .lock()
+            .live_run(&region.blocks, self.range.last, pages)
+    }
+
+    /// Purges live pages, from `page` on, of a folio that has others as well; moves `from` behind them,
+    /// or behind the folio if that cannot be split. Gives how many it freed. May sleep.
+    fn purge_part(&self, page: usize, folio: LockedFolio, from: &mut usize) -> usize {
+        let region = &*self.file;
+        let last = self.range.last;
+        let pages = range_of(&folio);
+
+        folio.unmap();
+        if folio.maybe_dma_pinned() || folio.folio().is_poisoned() || !folio.is_unshared() {
+            return 0;
+        }
+        let part = self.live_part(page, pages).first_block();
+        let purged = !part.is_empty()
+            && region.pins.lock().purge(&region.blocks, last, part) != Purged::Nothing;
+        drop(folio);
+        // From here on somebody may map it, and have a device write to it: then it is not split, and
+        // what the device writes to stays. The part's pages read as zeros, and were reported.
+        if !purged || !region.split_off(self.file.mapping(), part) {
+            return 0;
+        }
+        *from = part.end();
+        part.len()
     }
 
     /// Purges the pages without memory; gives how many of them were not purged already. A page

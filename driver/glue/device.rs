@@ -178,6 +178,8 @@ impl<T: Device> Adapter<T> {
             llseek: Some(Self::llseek),
             // `filemap_splice_read` would look into the page cache of the device node.
             splice_read: Some(bindings::copy_splice_read),
+            // Aligned, so that huge pages fit.
+            get_unmapped_area: super::GET_UNMAPPED_AREA,
             // SAFETY: `into_raw` sets it to the address of a constant.
             ..unsafe { *misc.fops }
         }

@@ -8,12 +8,14 @@
 use super::bindings as inline;
 use core::{
     mem::ManuallyDrop,
+    ops::Range,
     ptr::NonNull, //
 };
 use kernel::{
     bindings,
     error::to_result,
     iov::IovIterDest,
+    page::PAGE_SIZE,
     prelude::*,
     types::Opaque, //
 };
@@ -64,6 +66,16 @@ impl Folio {
     }
 }
 
+/// The order of what one entry of a page middle directory maps, a huge page.
+pub(crate) const HUGE_ORDER: u32 = inline::ASHMEM_HUGE_ORDER;
+
+/// The largest order that is used here.
+pub(crate) const MAX_FOLIO_ORDER: u32 = if inline::ASHMEM_LARGE_FOLIOS {
+    HUGE_ORDER
+} else {
+    0
+};
+
 /// Writes `len` zeros; gives how many were written, less at a fault in the destination. May sleep.
 pub(crate) fn zero_iter(len: usize, iter: &mut IovIterDest<'_>) -> usize {
     // SAFETY: `iter` is valid.
@@ -103,6 +115,25 @@ impl LockedFolio {
     pub(crate) fn index(&self) -> usize {
         // SAFETY: As for `mapping`.
         unsafe { inline::ashmem_folio_index(self.0.as_ptr()) }
+    }
+
+    /// The pages of the file that it holds.
+    pub(crate) fn pages(&self) -> Range<usize> {
+        let first = self.index();
+        first..first + self.0.nr_pages()
+    }
+
+    /// Whether nobody has a reference to it but its mapping and we: then it can be split. To be asked
+    /// once it is unmapped.
+    pub(crate) fn is_unshared(&self) -> bool {
+        // SAFETY: By the type invariants, this is a folio, and it is locked.
+        let (expected, found) = unsafe {
+            (
+                inline::ashmem_folio_expected_ref_count(self.0.as_ptr()),
+                inline::ashmem_folio_ref_count(self.0.as_ptr()),
+            )
+        };
+        found == expected + 1
     }
 
     /// Takes it out of every shared mapping; copies that private mappings made stay.
@@ -231,10 +262,12 @@ impl Mapping {
     }
 
     /// Allocates `1 << order` pages by the rules of this mapping and of the current task's memory
-    /// policy. May sleep and reclaim.
+    /// policy. May sleep and reclaim; more than one page only as far as little effort brings.
     ///
-    /// `add` charges it to the memory cgroup; nothing is charged here.
+    /// `order` is at most [`MAX_FOLIO_ORDER`]. `add` charges it to the memory cgroup; nothing is charged
+    /// here.
     pub(crate) fn alloc_folio(&self, order: u32) -> Result<NewFolio> {
+        debug_assert!(order <= MAX_FOLIO_ORDER);
         // SAFETY: The mapping is valid.
         let folio = unsafe { inline::ashmem_filemap_alloc_folio(self.as_ptr(), order) };
         // INVARIANT: It was just allocated.
@@ -244,8 +277,27 @@ impl Mapping {
         Ok(NewFolio(folio))
     }
 
+    /// Drops the content of `pages`, which are aligned to their number, a power of two. May sleep.
+    ///
+    /// Where they are a part of a larger folio, that is split. If it cannot be, because somebody else
+    /// has a reference to it, they are filled with zeros and stay.
+    pub(crate) fn truncate(&self, pages: Range<usize>) {
+        // The core splits a folio at the start of what it drops, so that an aligned block there
+        // becomes folios of its own. At the end it would have to split another time, and where that
+        // fails it drops what lies behind the end as well.
+        debug_assert!(pages.len().is_power_of_two() && pages.start % pages.len() == 0);
+        // SAFETY: The mapping is valid.
+        unsafe {
+            bindings::truncate_inode_pages_range(
+                self.as_ptr(),
+                (pages.start * PAGE_SIZE) as bindings::loff_t,
+                (pages.end * PAGE_SIZE - 1) as bindings::uoff_t,
+            );
+        }
+    }
+
     /// Charges `folio` to the current memory cgroup and inserts it where it lies on a multiple of
-    /// its size and holds page `index`. Gives it back locked. May sleep and reclaim.
+    /// its size and holds page `index`. Gives it back locked. May sleep and reclaim, as `alloc_folio`.
     pub(crate) fn add(&self, folio: NewFolio, index: usize) -> Result<LockedFolio, AddError> {
         let index = index & !(folio.0.nr_pages() - 1);
         // SAFETY: By its invariants, the folio is new; the mapping is valid.

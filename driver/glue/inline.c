@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
 #include <linux/highmem.h>
+#include <linux/huge_mm.h>
+#include <linux/moduleparam.h>
 #include <linux/namei.h>
 #include <linux/nodemask.h>
 #include <linux/personality.h>
@@ -8,6 +10,7 @@
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/swap.h>
+#include <linux/userfaultfd_k.h>
 
 #include "inline.h"
 
@@ -30,18 +33,29 @@ unsigned long ashmem_mapping_size(struct address_space *mapping)
 	return DIV_ROUND_UP(i_size_read(mapping->host), PAGE_SIZE);
 }
 
+/*
+ * Who wants many pages at once can do with one: that is tried once, and no task
+ * is killed for it.
+ */
+static gfp_t gfp(struct address_space *mapping, unsigned int order)
+{
+	gfp_t gfp = mapping_gfp_mask(mapping);
+
+	return order ? gfp | __GFP_NORETRY | __GFP_NOWARN : gfp;
+}
+
 struct folio *ashmem_filemap_alloc_folio(struct address_space *mapping,
 					 unsigned int order)
 {
-	return filemap_alloc_folio(mapping_gfp_mask(mapping) | __GFP_ZERO,
-				   order, NULL);
+	return filemap_alloc_folio(gfp(mapping, order) | __GFP_ZERO, order,
+				   NULL);
 }
 
 int ashmem_filemap_add_folio(struct address_space *mapping, struct folio *folio,
 			     pgoff_t index)
 {
 	return filemap_add_folio(mapping, folio, index,
-				 mapping_gfp_mask(mapping));
+				 gfp(mapping, folio_order(folio)));
 }
 
 struct folio *ashmem_filemap_get_folio(struct address_space *mapping,
@@ -89,6 +103,16 @@ bool ashmem_folio_mapped(struct folio *folio)
 	return folio_mapped(folio);
 }
 
+int ashmem_folio_ref_count(struct folio *folio)
+{
+	return folio_ref_count(folio);
+}
+
+int ashmem_folio_expected_ref_count(struct folio *folio)
+{
+	return folio_expected_ref_count(folio);
+}
+
 bool ashmem_folio_maybe_dma_pinned(struct folio *folio)
 {
 	return folio_maybe_dma_pinned(folio);
@@ -110,6 +134,26 @@ struct page *ashmem_get_zero_page(void)
 
 	get_page(page);
 	return page;
+}
+
+bool ashmem_vma_thp_disabled(struct vm_area_struct *vma)
+{
+	return vma_thp_disabled(vma, vma->vm_flags, false);
+}
+
+bool ashmem_thp_vma_suitable(struct vm_area_struct *vma, unsigned long addr)
+{
+	return thp_vma_suitable_order(vma, addr & HPAGE_PMD_MASK, PMD_ORDER);
+}
+
+bool ashmem_userfaultfd_armed(struct vm_area_struct *vma)
+{
+	return userfaultfd_armed(vma);
+}
+
+bool ashmem_vmf_pmd_none(struct vm_fault *vmf)
+{
+	return pmd_none(pmdp_get_lockless(vmf->pmd));
 }
 
 struct file *ashmem_shmem_file_setup(loff_t size, bool noreserve)
@@ -253,15 +297,50 @@ bool ashmem_read_implies_exec(void)
 	return current->personality & READ_IMPLIES_EXEC;
 }
 
+void ashmem_sleep_a_tick(void)
+{
+	schedule_timeout_uninterruptible(1);
+}
+
+unsigned int ashmem_memalloc_noreclaim_save(void)
+{
+	return memalloc_noreclaim_save();
+}
+
+void ashmem_memalloc_noreclaim_restore(unsigned int flags)
+{
+	memalloc_noreclaim_restore(flags);
+}
+
+struct workqueue_struct *ashmem_alloc_workqueue(const char *name)
+{
+	return alloc_workqueue("%s", WQ_UNBOUND | WQ_MEM_RECLAIM, 1, name);
+}
+
+void ashmem_init_work(struct work_struct *work, work_func_t func)
+{
+	INIT_WORK(work, func);
+}
+
+bool ashmem_queue_work(struct workqueue_struct *queue, struct work_struct *work)
+{
+	return queue_work(queue, work);
+}
+
+/* The module macro of the kernel crate has no parameters that are text. */
+static char huge[8] = "advise";
+module_param_string(huge, huge, sizeof(huge), 0444);
+MODULE_PARM_DESC(huge, "Huge pages: advise (where MADV_HUGEPAGE asks for them), always or never");
+
+const char *ashmem_huge(void)
+{
+	return huge;
+}
+
 #if IS_BUILTIN(CONFIG_KUNIT)
 void ashmem_folio_get(struct folio *folio)
 {
 	folio_get(folio);
-}
-
-int ashmem_folio_ref_count(struct folio *folio)
-{
-	return folio_ref_count(folio);
 }
 
 void ashmem_folio_ref_add(struct folio *folio, int nr)

@@ -15,6 +15,7 @@
 #include <linux/seq_file.h>
 #include <linux/shmem_fs.h>
 #include <linux/slab.h>
+#include <linux/workqueue.h>
 #include <linux/xarray.h>
 
 int ashmem_init_pseudo(struct fs_context *fc, unsigned long magic);
@@ -33,10 +34,16 @@ unsigned long ashmem_folio_nr_pages(struct folio *folio);
 struct address_space *ashmem_folio_mapping(struct folio *folio);
 pgoff_t ashmem_folio_index(struct folio *folio);
 bool ashmem_folio_mapped(struct folio *folio);
+int ashmem_folio_ref_count(struct folio *folio);
+int ashmem_folio_expected_ref_count(struct folio *folio);
 bool ashmem_folio_maybe_dma_pinned(struct folio *folio);
 bool ashmem_folio_contain_hwpoisoned_page(struct folio *folio);
 struct page *ashmem_folio_file_page(struct folio *folio, pgoff_t index);
 struct page *ashmem_get_zero_page(void);
+bool ashmem_vma_thp_disabled(struct vm_area_struct *vma);
+bool ashmem_thp_vma_suitable(struct vm_area_struct *vma, unsigned long addr);
+bool ashmem_userfaultfd_armed(struct vm_area_struct *vma);
+bool ashmem_vmf_pmd_none(struct vm_fault *vmf);
 struct file *ashmem_shmem_file_setup(loff_t size, bool noreserve);
 void ashmem_mm_account_reclaimed_pages(unsigned long pages);
 void ashmem_seq_escape(struct seq_file *m, const char *s, const char *esc);
@@ -63,10 +70,16 @@ bool ashmem_path_exists(const char *path);
 unsigned long ashmem_totalram_pages(void);
 bool ashmem_fatal_signal_pending(void);
 bool ashmem_read_implies_exec(void);
+void ashmem_sleep_a_tick(void);
+unsigned int ashmem_memalloc_noreclaim_save(void);
+void ashmem_memalloc_noreclaim_restore(unsigned int flags);
+struct workqueue_struct *ashmem_alloc_workqueue(const char *name);
+void ashmem_init_work(struct work_struct *work, work_func_t func);
+bool ashmem_queue_work(struct workqueue_struct *queue, struct work_struct *work);
+const char *ashmem_huge(void);
 
 #if IS_BUILTIN(CONFIG_KUNIT)
 void ashmem_folio_get(struct folio *folio);
-int ashmem_folio_ref_count(struct folio *folio);
 void ashmem_folio_ref_add(struct folio *folio, int nr);
 void ashmem_folio_ref_sub(struct folio *folio, int nr);
 bool ashmem_folio_test_locked(struct folio *folio);

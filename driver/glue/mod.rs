@@ -14,8 +14,10 @@ pub(crate) mod shrinker;
 #[cfg(CONFIG_KUNIT = "y")]
 pub(crate) mod tests;
 pub(crate) mod vm;
+pub(crate) mod worker;
 
 use kernel::{
+    ffi::c_ulong,
     str::CStr,
     str::CStrExt as _,
     transmute::{
@@ -50,6 +52,48 @@ unsafe impl FromBytes for bindings::ashmem_range {}
 unsafe impl FromBytes for bindings::ashmem_page_status {}
 // SAFETY: Eight integers of one size have no padding between them.
 unsafe impl AsBytes for bindings::ashmem_counters {}
+
+/// Chooses the address of a mapping, `mmap_lock` held: one where huge pages fit, if the kernel has any.
+pub(crate) const GET_UNMAPPED_AREA: Option<
+    unsafe extern "C" fn(
+        *mut kernel::bindings::file,
+        c_ulong,
+        c_ulong,
+        c_ulong,
+        c_ulong,
+    ) -> c_ulong,
+> = {
+    #[cfg(CONFIG_TRANSPARENT_HUGEPAGE)]
+    {
+        Some(kernel::bindings::thp_get_unmapped_area)
+    }
+    #[cfg(not(CONFIG_TRANSPARENT_HUGEPAGE))]
+    {
+        None
+    }
+};
+
+/// The module's parameter `huge`, as it was given.
+pub(crate) fn huge_parameter() -> &'static CStr {
+    // SAFETY: It is a C string that does not change once the module is loaded.
+    unsafe { CStr::from_char_ptr(bindings::ashmem_huge()) }
+}
+
+/// Sleeps until the next tick of the clock, some milliseconds.
+pub(crate) fn sleep_a_tick() {
+    // SAFETY: Whoever calls may sleep.
+    unsafe { bindings::ashmem_sleep_a_tick() }
+}
+
+/// Runs `f` with the reserves of memory at its disposal, and without reclaim: it is to free memory.
+pub(crate) fn without_reclaim<R>(f: impl FnOnce() -> R) -> R {
+    // SAFETY: It changes a flag of `current`, which is put back below.
+    let flags = unsafe { bindings::ashmem_memalloc_noreclaim_save() };
+    let result = f();
+    // SAFETY: These are the flags from above.
+    unsafe { bindings::ashmem_memalloc_noreclaim_restore(flags) };
+    result
+}
 
 /// Size of memory in pages.
 pub(crate) fn total_ram_pages() -> usize {

@@ -205,6 +205,8 @@ impl<T: PseudoFileOperations> PseudoFile<T> {
         // msync(2) fails without.
         fsync: Some(bindings::noop_fsync),
         fallocate: Some(Self::fallocate),
+        // For mremap(2): the device file's is what mmap(2) asks.
+        get_unmapped_area: super::GET_UNMAPPED_AREA,
         ..pin_init::zeroed()
     };
 

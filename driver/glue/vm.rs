@@ -10,7 +10,8 @@ use super::{
     bindings as inline,
     folio::{
         LockedFolio,
-        Mapping, //
+        Mapping,
+        HUGE_ORDER, //
     },
     pseudo_file::{
         mapping,
@@ -18,12 +19,19 @@ use super::{
         PseudoFileOperations, //
     }, //
 };
-use core::marker::PhantomData;
+use core::{
+    marker::PhantomData,
+    ops::Range, //
+};
 use kernel::{
     bindings,
     mm::virt::{
         flags,
         vm_flags_t, //
+    },
+    page::{
+        PAGE_SHIFT,
+        PAGE_SIZE, //
     },
     prelude::*, //
 };
@@ -33,6 +41,10 @@ pub(crate) trait VmOperations: Sized {
     /// A page is not in the page table. Called with the VMA's lock or `mmap_lock` held for
     /// reading; may sleep.
     fn fault(&self, fault: &Fault<'_>) -> Outcome;
+
+    /// Nothing is in the page table, and the system's settings admit a huge page here: a time to put
+    /// one into the page cache. [`Self::fault`] is called next in any case. May sleep.
+    fn huge_fault(&self, fault: &Fault<'_>);
 
     /// The core mapped what is in the page cache around the faulting address, and `resolved` says
     /// whether that was enough. Called under RCU: must not sleep.
@@ -78,13 +90,79 @@ impl Fault<'_> {
         unsafe { (*self.0).__bindgen_anon_1.pgoff }
     }
 
+    /// The pages of the file around it that one folio may have, to be mapped whole: those in the VMA
+    /// that the same page table maps.
+    pub(crate) fn mappable(&self) -> Range<usize> {
+        let index = self.index();
+        // SAFETY: By the type invariants, `vmf` is valid.
+        let address = unsafe { (*self.0).__bindgen_anon_1.address };
+        // SAFETY: By the type invariants, the VMA is locked, so that its bounds do not change.
+        let (start, end) = unsafe {
+            (
+                (*self.vma()).__bindgen_anon_1.__bindgen_anon_1.vm_start,
+                (*self.vma()).__bindgen_anon_1.__bindgen_anon_1.vm_end,
+            )
+        };
+        let table = PAGE_SIZE << HUGE_ORDER;
+        let first = address & !(table - 1);
+        let below = address - start.max(first);
+        let above = end.min(first.saturating_add(table)) - address;
+
+        index - (below >> PAGE_SHIFT)..index + above.div_ceil(PAGE_SIZE)
+    }
+
+    /// Whether large folios are unwelcome: the owner or the system said so, or userfaultfd is to hear
+    /// of each page.
+    pub(crate) fn wants_single_pages(&self) -> bool {
+        // SAFETY: By the type invariants, the VMA is valid and locked.
+        unsafe {
+            inline::ashmem_vma_thp_disabled(self.vma())
+                || inline::ashmem_userfaultfd_armed(self.vma())
+        }
+    }
+
+    /// `MADV_RANDOM`.
+    pub(crate) fn advises_random(&self) -> bool {
+        self.vm_flags() & inline::ASHMEM_VM_RAND_READ != 0
+    }
+
+    /// `MADV_SEQUENTIAL`.
+    pub(crate) fn advises_sequential(&self) -> bool {
+        self.vm_flags() & inline::ASHMEM_VM_SEQ_READ != 0
+    }
+
+    /// `MADV_HUGEPAGE`.
+    pub(crate) fn advises_huge(&self) -> bool {
+        self.vm_flags() & flags::HUGEPAGE != 0
+    }
+
+    /// Whether a huge page would lie within the VMA, and at a multiple of its size in memory as in the
+    /// file.
+    pub(crate) fn fits_huge(&self) -> bool {
+        // SAFETY: By the type invariants, `vmf` and the locked VMA are valid.
+        unsafe {
+            inline::ashmem_thp_vma_suitable(self.vma(), (*self.0).__bindgen_anon_1.address)
+        }
+    }
+
+    /// Whether there is no page table yet, so that a huge page may be mapped.
+    pub(crate) fn has_no_table(&self) -> bool {
+        // SAFETY: By the type invariants, `vmf` is valid, and so is its pointer to the entry.
+        unsafe { inline::ashmem_vmf_pmd_none(self.0) }
+    }
+
+    /// Whether the mapping is a private one.
+    pub(crate) fn is_private(&self) -> bool {
+        // `VM_MAYSHARE`, not `VM_SHARED`: shared mappings of read-only descriptors lack that.
+        self.vm_flags() & flags::MAYSHARE == 0
+    }
+
     /// Whether the page will be copied into the process and only read here: a write to a private
     /// mapping.
     pub(crate) fn is_private_write(&self) -> bool {
         // SAFETY: By the type invariants, `vmf` is valid.
         let write = unsafe { (*self.0).flags } & bindings::fault_flag_FAULT_FLAG_WRITE != 0;
-        // `VM_MAYSHARE`, not `VM_SHARED`: shared mappings of read-only descriptors lack that.
-        write && self.vm_flags() & flags::MAYSHARE == 0
+        write && self.is_private()
     }
 
     /// The page cache of the file.
@@ -104,6 +182,7 @@ impl<T: PseudoFileOperations> Vm<T> {
     /// `close`: VMAs hold a reference to the file, which is all there is to count.
     const OPERATIONS: bindings::vm_operations_struct = bindings::vm_operations_struct {
         fault: Some(Self::fault),
+        huge_fault: Some(Self::huge_fault),
         map_pages: Some(Self::map_pages),
         ..pin_init::zeroed()
     };
@@ -141,6 +220,28 @@ impl<T: PseudoFileOperations> Vm<T> {
         // SAFETY: The caller gives it to be filled in.
         unsafe { (*vmf).page = page };
         ret
+    }
+
+    /// Maps nothing: what is in the page cache by then, the core maps behind `fault`, by a huge entry if
+    /// it fits, with all that may have happened to the page table meanwhile. (`vmf_insert_folio_pmd`
+    /// warns where it finds one; `MADV_GUARD_INSTALL` may make it at any time.)
+    ///
+    /// # Safety
+    ///
+    /// For the core: as for `fault`.
+    unsafe extern "C" fn huge_fault(
+        vmf: *mut bindings::vm_fault,
+        order: c_uint,
+    ) -> bindings::vm_fault_t {
+        // INVARIANT: The caller says so.
+        let fault = Fault(vmf, PhantomData);
+
+        // One that is there already, and may not be written to, the core takes out and faults anew.
+        if order == HUGE_ORDER && fault.has_no_table() {
+            // SAFETY: The VMA is locked and holds its file.
+            unsafe { object::<T>((*fault.vma()).vm_file) }.huge_fault(&fault);
+        }
+        bindings::vm_fault_reason_VM_FAULT_FALLBACK
     }
 
     /// # Safety

@@ -5,5 +5,6 @@
 //! The same files are compiled into the host's tests, where every operation is compared with a
 //! model.
 
+pub(crate) mod growth;
 pub(crate) mod page_range;
 pub(crate) mod pins;

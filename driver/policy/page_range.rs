@@ -67,6 +67,29 @@ impl PageRange {
         }
     }
 
+    /// The pages `start..end`; none, at `start`, if `end` is not behind it.
+    pub(crate) fn between(start: usize, end: usize) -> Self {
+        // INVARIANT: `start <= end` by the `max`.
+        Self {
+            start,
+            end: end.max(start),
+        }
+    }
+
+    /// The `1 << order` pages that `page` is one of and that lie at a multiple of their number.
+    pub(crate) fn block(page: usize, order: u32) -> Self {
+        let start = page >> order << order;
+        // INVARIANT: The end wraps for no page that a file can have.
+        Self::between(start, start.saturating_add(1 << order))
+    }
+
+    /// The largest [`Self::block`] that it begins with.
+    pub(crate) fn first_block(&self) -> Self {
+        let order = self.len().checked_ilog2().unwrap_or(0);
+        let order = order.min(self.start.trailing_zeros());
+        Self::block(self.start, order).clamp(self.start, self.end)
+    }
+
     /// First page.
     pub(crate) fn start(&self) -> usize {
         self.start
@@ -85,6 +108,11 @@ impl PageRange {
     /// Whether there is no page in it.
     pub(crate) fn is_empty(&self) -> bool {
         self.start == self.end
+    }
+
+    /// Whether all pages of `other` are in it.
+    pub(crate) fn contains(&self, other: Self) -> bool {
+        self.start <= other.start && other.end <= self.end
     }
 
     /// What lies in both `self` and the pages `start..end`; empty if nothing does.

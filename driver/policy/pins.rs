@@ -118,11 +118,23 @@ impl<W: Word> Block<W> {
             }
     }
 
-    /// `page` has memory now. Its folio is locked; the lock of [`Pins`] is not needed.
-    pub(crate) fn set_resident(&self, page: usize) {
-        let (word, bit) = place(page);
-        self.resident[word].set(bit);
+    /// `pages`, all of this block, have memory now. Their folio is locked; the lock of [`Pins`] is not
+    /// needed.
+    pub(crate) fn set_resident(&self, pages: PageRange) {
+        let first = pages.start() / BLOCK_PAGES * BLOCK_PAGES;
+        for (word, mask) in words(pages, first) {
+            self.resident[word].set(mask);
+        }
     }
+}
+
+/// The words of the block whose first page is `first` that `pages` have a bit in, and these bits.
+fn words(pages: PageRange, first: usize) -> impl Iterator<Item = (usize, u64)> {
+    let here = pages.clamp(first, first + BLOCK_PAGES);
+    let from = (here.start() - first) / 64;
+    let to = (here.end() - first).div_ceil(64);
+
+    (from..to).map(move |word| (word, word_mask(here, first + word * 64)))
 }
 
 /// Counts over some pages.
@@ -168,6 +180,18 @@ pub(crate) trait Blocks {
 /// The first resident page in `from..end`. Needs no lock.
 pub(crate) fn next_resident<B: Blocks>(blocks: &B, from: usize, end: usize) -> Option<usize> {
     find(blocks, from, end, |block, word| block.resident[word].load())
+}
+
+/// Which of the 64 pages around `page`, aligned, are resident. Needs no lock.
+pub(crate) fn resident_word<B: Blocks>(blocks: &B, page: usize) -> u64 {
+    blocks
+        .get(page / BLOCK_PAGES)
+        .map_or(0, |block| block.resident[place(page).0].load())
+}
+
+/// Whether `page` is resident. Needs no lock.
+pub(crate) fn is_resident<B: Blocks>(blocks: &B, page: usize) -> bool {
+    resident_word(blocks, page) & place(page).1 != 0
 }
 
 /// The first page in `from..end` that is not resident. Needs no lock.
@@ -228,11 +252,8 @@ fn each_word<B: Blocks>(
         if first >= pages.end() {
             return;
         }
-        for word in 0..WORDS {
-            let mask = word_mask(pages, first + word * 64);
-            if mask != 0 {
-                f(block, word, mask);
-            }
+        for (word, mask) in words(pages, first) {
+            f(block, word, mask);
         }
         from = number + 1;
     }
@@ -274,6 +295,17 @@ pub(crate) enum Claimed {
     Later,
     /// The range is not there any more.
     Gone,
+}
+
+/// What [`Pins::purge`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purged {
+    /// Nothing.
+    Nothing,
+    /// Pages of the claimed range.
+    Own,
+    /// Pages of other ranges as well, which are claimed now.
+    WithOthers,
 }
 
 /// What [`Pins::each_state`] tells of a page.
@@ -524,41 +556,42 @@ impl<R: Ranges> Pins<R> {
         Progress::More
     }
 
-    /// `page` was absent and has memory now: its bit was set before.
-    pub(crate) fn inserted<B: Blocks>(&mut self, blocks: &B, page: usize) {
-        let (word, bit) = place(page);
-        let Some(range) = self.containing(page) else {
-            return;
-        };
-        let Some(block) = blocks.get(page / BLOCK_PAGES) else {
-            return;
-        };
-        // It may have been counted when the range was made.
-        if block.counted[word].load() & bit == 0 {
-            block.counted[word].put(bit, bit);
-            if block.live(range.base, word) & bit != 0 {
-                let live = range.live + 1;
-                self.ranges.update(range.last, Range { live, ..range });
-            }
-        }
+    /// `pages` of one folio were absent and have memory now: their bits were set before.
+    pub(crate) fn inserted<B: Blocks>(&mut self, blocks: &B, pages: PageRange) {
+        self.each_range(pages, |range, here| {
+            each_word(blocks, here, |block, word, mask| {
+                // Some may have been counted when the range was made.
+                let new = block.resident[word].load() & !block.counted[word].load() & mask;
+                block.counted[word].put(new, new);
+                range.live += (block.live(range.base, word) & new).count_ones() as usize;
+            });
+        });
     }
 
-    /// `page` was resident and lost its memory, by its owner's wish.
-    pub(crate) fn removed<B: Blocks>(&mut self, blocks: &B, page: usize) {
-        let (word, bit) = place(page);
-        let Some(block) = blocks.get(page / BLOCK_PAGES) else {
-            return;
-        };
-        let range = self
-            .containing(page)
-            .filter(|range| block.live(range.base, word) & bit != 0);
-        debug_assert!(block.resident[word].load() & bit != 0);
-        block.resident[word].clear(bit);
-        block.counted[word].put(bit, 0);
+    /// `pages` of one folio were resident and lose their memory, by their owner's wish.
+    pub(crate) fn removed<B: Blocks>(&mut self, blocks: &B, pages: PageRange) {
+        self.each_range(pages, |range, here| {
+            range.live = range.live.saturating_sub(count_live(blocks, range, here));
+        });
+        each_word(blocks, pages, |block, word, mask| {
+            block.resident[word].clear(mask);
+            block.counted[word].put(mask, 0);
+        });
+    }
 
-        if let Some(range) = range {
-            let live = range.live.saturating_sub(1);
-            self.ranges.update(range.last, Range { live, ..range });
+    /// Shows the ranges that have pages in `pages`, to be changed but for their extent, and which
+    /// pages of them these are.
+    fn each_range(&mut self, pages: PageRange, mut f: impl FnMut(&mut Range, PageRange)) {
+        let mut rest = pages;
+
+        while let Some(range) = self.overlapping(rest) {
+            let here = rest.clamp(range.start, range.last + 1);
+            let mut new = range;
+            f(&mut new, here);
+            if new != range {
+                self.ranges.update(range.last, new);
+            }
+            rest = rest.clamp(here.end(), usize::MAX);
         }
     }
 
@@ -618,35 +651,81 @@ impl<R: Ranges> Pins<R> {
         })
     }
 
-    /// Purges `page` of the claimed range that ends at `last`, unless it is not live any more:
-    /// somebody else may have purged it, and a fault may have filled it anew.
-    #[must_use]
-    pub(crate) fn purge<B: Blocks>(&mut self, blocks: &B, last: usize, page: usize) -> bool {
-        let (word, bit) = place(page);
+    /// How far the live pages go from `pages.start()` on, which is one, of the claimed range that ends
+    /// at `last`: as a part of `pages`.
+    pub(crate) fn live_run<B: Blocks>(
+        &self,
+        blocks: &B,
+        last: usize,
+        pages: PageRange,
+    ) -> PageRange {
         let Some(range) = self.claimed(last) else {
-            return false;
+            return pages.clamp(0, 0);
         };
-        let Some(block) = blocks.get(page / BLOCK_PAGES) else {
-            return false;
+        let pages = pages.clamp(range.start, range.last + 1);
+        let end = find(blocks, pages.start(), pages.end(), |block, word| {
+            !block.live(range.base, word)
+        });
+        pages.clamp(0, end.unwrap_or(pages.end()))
+    }
+
+    /// Purges `pages` of one folio, if all of them are live; for who claimed the range that ends at
+    /// `last`. If they are not, somebody else may have purged them, a fault may have filled them anew,
+    /// or some are pinned.
+    ///
+    /// Other ranges that have a part of them are claimed as well, until [`Self::release_others`].
+    #[must_use]
+    pub(crate) fn purge<B: Blocks>(&mut self, blocks: &B, last: usize, pages: PageRange) -> Purged {
+        let Some(own) = self.claimed(last) else {
+            return Purged::Nothing;
         };
-        if block.live(range.base, word) & bit == 0 {
-            return false;
+        let others = pages.start() < own.start || own.last < pages.end() - 1;
+        if others && self.waiting != 0 || !self.are_live(blocks, pages) {
+            return Purged::Nothing;
         }
-        block.resident[word].clear(bit);
-        block.counted[word].put(bit, 0);
-        match range.base {
-            Base::Live => block.marked[word].put(bit, bit),
-            Base::Purged => block.marked[word].put(bit, 0),
+        self.each_range(pages, |range, here| {
+            each_word(blocks, here, |block, word, mask| {
+                block.resident[word].clear(mask);
+                block.counted[word].put(mask, 0);
+                let marks = match range.base {
+                    Base::Live => mask,
+                    Base::Purged => 0,
+                };
+                block.marked[word].put(mask, marks);
+            });
+            range.live = range.live.saturating_sub(here.len());
+            range.purged += here.len();
+            range.claims += u32::from(range.last != last);
+        });
+        if others {
+            Purged::WithOthers
+        } else {
+            Purged::Own
         }
-        self.ranges.update(
-            last,
-            Range {
-                live: range.live.saturating_sub(1),
-                purged: range.purged + 1,
-                ..range
-            },
-        );
-        true
+    }
+
+    /// Whether every page of `pages` is live.
+    pub(crate) fn are_live<B: Blocks>(&self, blocks: &B, pages: PageRange) -> bool {
+        let mut rest = pages;
+
+        while let Some(range) = self.containing(rest.start()) {
+            let here = rest.clamp(range.start, range.last + 1);
+            if count_live(blocks, &range, here) != here.len() {
+                return false;
+            }
+            rest = rest.clamp(here.end(), usize::MAX);
+            if rest.is_empty() {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Ends what [`Purged::WithOthers`] began, for the same arguments.
+    pub(crate) fn release_others(&mut self, last: usize, pages: PageRange) {
+        self.each_range(pages, |range, _| {
+            range.claims -= u32::from(range.last != last);
+        });
     }
 
     /// Purges what has no memory of the claimed range that ends at `last`; live pages stay
@@ -710,6 +789,16 @@ impl<R: Ranges> Pins<R> {
         *rest = rest.clamp(next, usize::MAX);
         (!gap.is_empty()).then_some(gap)
     }
+}
+
+/// How many pages of the part `pages` of `range` are live.
+fn count_live<B: Blocks>(blocks: &B, range: &Range, pages: PageRange) -> usize {
+    let mut live = 0;
+
+    each_word(blocks, pages, |block, word, mask| {
+        live += (block.live(range.base, word) & mask).count_ones() as usize;
+    });
+    live
 }
 
 /// Counts over the part `pages` of `range`, without a look where nothing can be found.
