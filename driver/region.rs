@@ -799,8 +799,8 @@ impl Region {
         let Some(folio) = mapping.lock_folio(pages.start()) else {
             return true;
         };
-        if !range_of(&folio).contains(pages) {
-            // A fault was there meanwhile.
+        // Where it was split, a fault has been here meanwhile, and noted it.
+        if !range_of(&folio).contains(pages) || self.is_resident(pages.start()) {
             return true;
         }
         if let Some(block) = self.blocks.get(pages.start() / BLOCK_PAGES) {

@@ -27,6 +27,7 @@ use policy::pins::Blocks;
 use policy::pins::Claimed;
 use policy::pins::Pins;
 use policy::pins::Progress;
+use policy::pins::Purged;
 use policy::pins::Range;
 use policy::pins::Ranges;
 use policy::pins::State;
@@ -134,12 +135,12 @@ impl HostPins {
     /// A page gets memory; nobody has told the ranges yet.
     fn arrive(&mut self, page: usize) {
         let block = self.blocks.0.entry(page / BLOCK_PAGES).or_default();
-        block.set_resident(page);
+        block.set_resident(pages(page, page + 1));
     }
 
     /// They are told.
     fn note(&mut self, page: usize) {
-        self.pins.inserted(&self.blocks, page);
+        self.pins.inserted(&self.blocks, pages(page, page + 1));
     }
 
     fn touch(&mut self, page: usize) {
@@ -148,7 +149,7 @@ impl HostPins {
     }
 
     fn purge(&mut self, last: usize, page: usize) -> bool {
-        self.pins.purge(&self.blocks, last, page)
+        self.pins.purge(&self.blocks, last, pages(page, page + 1)) == Purged::Own
     }
 
     fn purge_holes(&mut self, last: usize) -> usize {
@@ -364,7 +365,7 @@ impl Bench {
             }
             Op::Remove(page) => {
                 if self.model[page].resident && !self.arriving.contains(&page) {
-                    self.pins.pins.removed(&self.pins.blocks, page);
+                    self.pins.pins.removed(&self.pins.blocks, pages(page, page + 1));
                     self.model[page].resident = false;
                 }
             }
@@ -664,7 +665,7 @@ fn a_page_that_arrives_while_its_range_is_made_is_counted_once() {
 
     // What one range knew says nothing to the next one.
     assert!(pin(&mut pins, pages(0, 10)));
-    pins.pins.removed(&pins.blocks, 3);
+    pins.pins.removed(&pins.blocks, pages(3, 4));
     unpin(&mut pins, pages(0, 10), 2, &mut 1);
     assert_eq!(live(&mut pins), 2);
 }
