@@ -31,11 +31,14 @@ use crate::{
     region::{
         populated,
         Claim,
+        How,
+        Huge,
         PopulateError,
         Region,
         RegionFile,
         RegionLru,
-        Shared, //
+        Shared,
+        Taken, //
     },
     uapi, //
 };
@@ -215,6 +218,8 @@ impl Regions {
             lru: shrinker.shrinker().0.clone(),
             max_pages: before + max_pages,
             strict_unpin: false,
+            max_order: 4,
+            huge: Huge::Advise,
         };
         Ok(Self {
             shared: Arc::new(shared, GFP_KERNEL)?,
@@ -239,6 +244,11 @@ impl Regions {
     fn claim(&self) -> Option<Claim> {
         let (key, file) = self.shared.lru.oldest(None, &[])?.next_live(None)?;
         Claim::new(file, key, false)
+    }
+
+    /// Purges what there is of that range.
+    fn purge(&self, how: How) -> Option<Taken> {
+        Some(self.claim()?.purge(&mut 0, 100, how))
     }
 
     /// Whether every region is gone, with all its pages.
@@ -273,8 +283,15 @@ fn pages(region: &Region, pages: Range<usize>) -> Result<PageRange> {
 /// Gives these pages memory.
 fn populate(file: &RegionFile, pages: Range<usize>) -> Result {
     for page in pages {
-        drop(file.populate(file.mapping(), page).map_err(|_| ENOMEM)?);
+        drop(file.populate(file.mapping(), page, 0).map_err(|_| ENOMEM)?);
     }
+    Ok(())
+}
+
+/// Gives [`PAGES`] pages memory, by one folio.
+fn populate_at_once(file: &RegionFile) -> Result {
+    let folio = file.populate(file.mapping(), 0, 4).map_err(|_| ENOMEM)?;
+    ensure_eq!(folio.pages().len(), PAGES);
     Ok(())
 }
 
@@ -299,7 +316,7 @@ mod region {
     #[test]
     fn populated_page_is_locked_and_counted() -> Result {
         with_region(PAGES, |regions, region, file| {
-            let Ok(folio) = region.populate(file.mapping(), 5) else {
+            let Ok(folio) = region.populate(file.mapping(), 5, 0) else {
                 return Err(ENOMEM);
             };
             ensure_eq!(folio.index(), 5);
@@ -311,7 +328,7 @@ mod region {
             ensure_eq!(region.counters.allocated.get(), 1);
 
             // Somebody was faster.
-            let again = region.populate(file.mapping(), 5);
+            let again = region.populate(file.mapping(), 5, 0);
             ensure!(matches!(again, Err(PopulateError::Exists)));
             ensure!(has(file, &[5])?);
             ensure_eq!(regions.populated(), 1);
@@ -324,7 +341,7 @@ mod region {
     fn limit_is_met_exactly() -> Result {
         with_region(3, |regions, region, file| {
             populate(file, 0..3)?;
-            let more = region.populate(file.mapping(), 3);
+            let more = region.populate(file.mapping(), 3, 0);
             ensure!(matches!(more, Err(PopulateError::Limit)));
             ensure_eq!(regions.populated(), 3);
             ensure!(has(file, &[0, 1, 2])?);
@@ -362,18 +379,18 @@ mod region {
             ensure_eq!(regions.shared.lru.pages(&Pressure::root()), 6);
             let claim = regions.claim().ok_or(ENOENT)?;
             let mut from = 0;
-            ensure_eq!(claim.purge(&mut from, 0, false), 0);
+            ensure_eq!(claim.purge(&mut from, 0, How::Reclaim).freed, 0);
             ensure!(has(file, &[0, 1, 2, 3, 4, 5, 6, 7])?);
-            ensure_eq!(claim.purge(&mut from, 4, false), 4);
+            ensure_eq!(claim.purge(&mut from, 4, How::Reclaim).freed, 4);
             ensure!(has(file, &[0, 1, 6, 7])?);
             // Somebody else may claim it too, and finds what is left.
             let other = regions.claim().ok_or(ENOENT)?;
-            ensure_eq!(other.purge(&mut 0, 1, false), 1);
+            ensure_eq!(other.purge(&mut 0, 1, How::Reclaim).freed, 1);
             ensure!(has(file, &[0, 1, 7])?);
             drop(other);
             ensure_eq!(regions.populated(), 3);
-            ensure_eq!(claim.purge(&mut from, 100, false), 1);
-            ensure_eq!(claim.purge(&mut from, 100, false), 0);
+            ensure_eq!(claim.purge(&mut from, 100, How::Reclaim).freed, 1);
+            ensure_eq!(claim.purge(&mut from, 100, How::Reclaim).freed, 0);
             ensure!(has(file, &[0, 1])?);
             ensure_eq!(regions.populated(), 2);
             ensure_eq!(regions.shared.lru.pages(&Pressure::root()), 0);
@@ -394,14 +411,14 @@ mod region {
             let device = DmaPin::new(&folio);
             drop(folio);
             region.unpin(pages(region, 0..4)?)?;
-            let purged = regions.claim().map(|claim| claim.purge(&mut 0, 100, false));
+            let purged = regions.purge(How::Reclaim).map(|taken| taken.freed);
             ensure_eq!(purged, Some(3));
             ensure!(has(file, &[2])?);
             ensure_eq!(regions.populated(), 1);
             ensure_eq!(regions.shared.lru.pages(&Pressure::root()), 1);
 
             drop(device);
-            let purged = regions.claim().map(|claim| claim.purge(&mut 0, 100, false));
+            let purged = regions.purge(How::Reclaim).map(|taken| taken.freed);
             ensure_eq!(purged, Some(1));
             ensure!(has(file, &[])?);
             ensure_eq!(regions.populated(), 0);
@@ -415,11 +432,110 @@ mod region {
             populate(file, 0..4)?;
             region.unpin(pages(region, 0..4)?)?;
             let locked = file.mapping().lock_folio(1);
-            let purged = regions.claim().map(|claim| claim.purge(&mut 0, 100, false));
+            let purged = regions.purge(How::Reclaim).map(|taken| taken.freed);
             ensure_eq!(purged, Some(3));
             drop(locked);
             ensure!(has(file, &[1])?);
             ensure_eq!(regions.populated(), 1);
+            Ok(())
+        })
+    }
+
+    #[test]
+    fn folio_that_is_unpinned_whole_is_purged_at_once() -> Result {
+        // In one range, and in several.
+        for ranges in [&[0..16][..], &[0..3, 3..4, 4..16][..]] {
+            with_region(PAGES, |regions, region, file| {
+                populate_at_once(file)?;
+                for range in ranges {
+                    region.unpin(pages(region, range.clone())?)?;
+                }
+                let taken = regions.purge(How::Reclaim).ok_or(ENOENT)?;
+                ensure_eq!((taken.freed, taken.left), (PAGES, 0));
+                ensure!(has(file, &[])?);
+                ensure_eq!(regions.populated(), 0);
+                ensure_eq!(regions.shared.lru.pages(&Pressure::root()), 0);
+                // Nothing is claimed any more, or this would wait for ever.
+                for range in ranges {
+                    ensure!(region.pin(pages(region, range.clone())?)?);
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn part_of_a_folio_is_left_by_reclaim_and_split_off_by_others() -> Result {
+        for part in [0..1, 0..8, 1..15, 3..4, 4..10, 8..16, 15..16] {
+            with_region(PAGES, |regions, region, file| {
+                populate_at_once(file)?;
+                region.unpin(pages(region, part.clone())?)?;
+                let taken = regions.purge(How::Reclaim).ok_or(ENOENT)?;
+                ensure_eq!((taken.freed, taken.left), (0, part.len()));
+                ensure_eq!(file.mapping().nr_pages(), PAGES);
+
+                let taken = regions.purge(How::AnyProcess).ok_or(ENOENT)?;
+                ensure_eq!((taken.freed, taken.left), (part.len(), 0));
+                let mut left = KVec::new();
+                for page in (0..PAGES).filter(|page| !part.contains(page)) {
+                    left.push(page, GFP_KERNEL)?;
+                }
+                ensure!(has(file, &left)?);
+                ensure_eq!(regions.populated(), left.len() as isize);
+                ensure_eq!(region.counters.purged.get(), part.len() as u64);
+                ensure!(region.pin(pages(region, part.clone())?)?);
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn folio_that_somebody_holds_is_not_split() -> Result {
+        with_region(PAGES, |regions, region, file| {
+            populate_at_once(file)?;
+            region.unpin(pages(region, 4..8)?)?;
+            let folio = file.mapping().folio(2).ok_or(ENOENT)?;
+            let taken = regions.purge(How::AnyProcess).ok_or(ENOENT)?;
+            ensure_eq!(taken.freed, 0);
+            let device = DmaPin::new(&folio);
+            drop(folio);
+            let taken = regions.purge(How::AnyProcess).ok_or(ENOENT)?;
+            ensure_eq!(taken.freed, 0);
+            ensure!(!region.pin(pages(region, 4..8)?)?);
+            ensure_eq!(file.mapping().nr_pages(), PAGES);
+            drop(device);
+            Ok(())
+        })
+    }
+
+    #[test]
+    fn hole_in_a_folio_takes_its_pages_and_no_others() -> Result {
+        with_region(PAGES, |regions, region, file| {
+            populate_at_once(file)?;
+            region.unpin(pages(region, 2..6)?)?;
+            Region::punch_hole(file, 5, 11);
+            ensure!(has(file, &[0, 1, 2, 3, 4, 11, 12, 13, 14, 15])?);
+            ensure_eq!(regions.populated(), 10);
+            ensure_eq!(regions.shared.lru.pages(&Pressure::root()), 3);
+            // Where it cannot be split, the memory stays, and counts.
+            let held = file.mapping().folio(12).ok_or(ENOENT)?;
+            Region::punch_hole(file, 12, 13);
+            let shared = held.nr_pages() > 1;
+            drop(held);
+            ensure_eq!(regions.populated(), if shared { 10 } else { 9 });
+            Ok(())
+        })
+    }
+
+    #[test]
+    fn limit_is_for_all_pages_of_a_folio() -> Result {
+        with_region(PAGES - 1, |regions, region, file| {
+            let more = region.populate(file.mapping(), 0, 4);
+            ensure!(matches!(more, Err(PopulateError::Limit)));
+            ensure_eq!(regions.populated(), 0);
+            ensure!(has(file, &[])?);
             Ok(())
         })
     }
