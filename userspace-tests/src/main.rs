@@ -20,6 +20,7 @@ mod demo;
 mod fuse;
 #[cfg(target_pointer_width = "64")]
 mod fuzz;
+mod growth;
 mod harness;
 mod init;
 mod kernel;

@@ -7,10 +7,15 @@
 //! and beside them the minor faults that the kernel counts for the process.
 //! A fault is resolved by exactly one of the first two, so their sum is the
 //! number of minor faults.
+//!
+//! What they must be a model says (`growth.rs`). With `max_order=0` it has to
+//! agree with the table of the README.
 
 use std::fs;
 use std::ops::Range;
 use std::os::fd::AsFd;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering;
 
 use anyhow::Context;
 use anyhow::ensure;
@@ -23,6 +28,9 @@ use nix::sys::mman::mlockall;
 use nix::sys::resource::UsageWho;
 use nix::sys::resource::getrusage;
 
+use crate::growth::Model;
+use crate::growth::ModelMapping;
+pub use crate::growth::Step;
 use crate::harness::tests;
 use crate::region::Mapping;
 use crate::region::PAGE;
@@ -35,8 +43,9 @@ use crate::tests::process::sockets;
 use crate::tests::process::spawn;
 
 tests! {
-    first_write_allocates_one_page_a_fault,
-    first_read_allocates_one_page_a_fault,
+    first_write_allocates_what_it_touches,
+    first_read_allocates_what_it_touches,
+    backwards_takes_as_few_faults,
     touching_again_is_free,
     second_mapping_written_allocates_nothing,
     second_mapping_read_is_mapped_around,
@@ -48,23 +57,22 @@ tests! {
     private_write_to_a_page_copies_it,
     populate_faults_as_touching_does,
     sparse_touch_allocates_what_was_touched,
+    random_advice_allocates_one_page_a_fault,
+    no_huge_page_advice_allocates_one_page_a_fault,
+    sequential_advice_allocates_the_most_at_once,
 }
 
 /// Pages of each region here: more than one fault-around window, no multiple
 /// of it.
 const N: usize = 70;
 
-/// What a step did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Step {
-    /// Runs of the fault handler.
-    pub faults: u64,
-    /// Calls of map_pages that resolved the fault.
-    pub map_faults: u64,
-    /// Pages allocated.
-    pub allocated: u64,
-    /// Minor faults of this process.
-    pub minor: u64,
+/// Order of the largest folio that the module allocates by itself: its default, unless a test has
+/// loaded it with another one.
+pub static MAX_ORDER: AtomicU32 = AtomicU32::new(4);
+
+/// The order that is in force.
+pub fn max_order() -> u32 {
+    MAX_ORDER.load(Ordering::Relaxed)
 }
 
 impl Step {
@@ -75,6 +83,25 @@ impl Step {
         allocated: 0,
         minor: 0,
     };
+}
+
+/// Pages that the kernel maps around a read fault.
+fn window() -> anyhow::Result<usize> {
+    let bytes: usize = fs::read_to_string("/sys/kernel/debug/fault_around_bytes")
+        .context("fault_around_bytes")?
+        .trim()
+        .parse()?;
+    Ok(bytes / PAGE)
+}
+
+/// The model of a region of so many pages.
+fn model(pages: usize) -> anyhow::Result<Model> {
+    Ok(Model::new(pages, max_order(), window()?))
+}
+
+/// The model of a mapping of it.
+fn modelled(model: &Model, map: &Mapping) -> ModelMapping {
+    model.map(map.base() / PAGE)
 }
 
 /// No fault of the test's own shall be counted: all that this process has is
@@ -184,7 +211,7 @@ pub const TABLE: &[&Row] = &[
     &PRIVATE_COPY,
 ];
 
-/// The table as the README has it.
+/// The table as the README has it. Its last column is what the model says of a region of 64 MiB.
 pub fn markdown() -> String {
     let cell = |times| match times {
         Never => "0",
@@ -214,25 +241,32 @@ pub fn markdown() -> String {
 }
 
 impl Row {
-    /// Compares with what happened when these pages of `map` were touched.
-    fn check(&self, found: Step, map: &Mapping, pages: Range<usize>) -> anyhow::Result<()> {
-        let window: usize = fs::read_to_string("/sys/kernel/debug/fault_around_bytes")
-            .context("fault_around_bytes")?
-            .trim()
-            .parse()?;
-        let first = (map.base() + pages.start * PAGE) / window;
-        let last = (map.base() + pages.end * PAGE - 1) / window;
-        let times = |times| match times {
-            Never => 0,
-            EachPage => pages.len() as u64,
-            EachWindow => (last - first + 1) as u64,
-        };
-        let expected = Step {
-            faults: times(self.faults),
-            map_faults: times(self.map_faults),
-            allocated: times(self.allocated),
-            minor: times(self.faults) + times(self.map_faults),
-        };
+    /// Compares what happened when these pages of `map` were touched with what the model says; and
+    /// that with this row, where each page is a folio.
+    fn check(
+        &self,
+        found: Step,
+        expected: Step,
+        map: &Mapping,
+        pages: Range<usize>,
+    ) -> anyhow::Result<()> {
+        if max_order() == 0 {
+            let window = window()?;
+            let first = (map.base() / PAGE + pages.start) / window;
+            let last = (map.base() / PAGE + pages.end - 1) / window;
+            let times = |times| match times {
+                Never => 0,
+                EachPage => pages.len() as u64,
+                EachWindow => (last - first + 1) as u64,
+            };
+            let row = Step {
+                faults: times(self.faults),
+                map_faults: times(self.map_faults),
+                allocated: times(self.allocated),
+                minor: times(self.faults) + times(self.map_faults),
+            };
+            expect("the model", expected, row)?;
+        }
         expect(self.what, found, expected)
     }
 }
@@ -246,27 +280,49 @@ fn expect(what: &str, found: Step, expected: Step) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn first_write_allocates_one_page_a_fault() -> anyhow::Result<()> {
+fn first_write_allocates_what_it_touches() -> anyhow::Result<()> {
     settle()?;
     let region = Region::sized(N)?;
     let map = region.map(N)?;
+    let mut model = model(N)?;
+    let expected = model.write(&mut modelled(&model, &map), 0..N);
     let step = watch(&region, || map.write_pages(0..N))?;
-    FIRST_WRITE.check(step, &map, 0..N)?;
-    ensure!(region.info()?.resident == N as u64);
+    FIRST_WRITE.check(step, expected, &map, 0..N)?;
+    ensure!(step.allocated == N as u64 && region.info()?.resident == N as u64);
     Ok(())
 }
 
-fn first_read_allocates_one_page_a_fault() -> anyhow::Result<()> {
+fn first_read_allocates_what_it_touches() -> anyhow::Result<()> {
     settle()?;
     let region = Region::sized(N)?;
     let map = region.map(N)?;
+    let mut model = model(N)?;
+    let expected = model.read(&mut modelled(&model, &map), 0..N);
     let mut sum = 0;
     // Pages of the window that are mapped already do not resolve the fault on
     // one that has no page yet.
     let step = watch(&region, || sum = map.read_pages(0..N))?;
-    FIRST_READ.check(step, &map, 0..N)?;
+    FIRST_READ.check(step, expected, &map, 0..N)?;
     ensure!(sum == 0, "fresh pages are not zero");
     Ok(())
+}
+
+fn backwards_takes_as_few_faults() -> anyhow::Result<()> {
+    settle()?;
+    let region = Region::sized(N)?;
+    let map = region.map(N)?;
+    let mut model = model(N)?;
+    let mut modelled = modelled(&model, &map);
+    let mut expected = Step::NONE;
+    for page in (0..N).rev() {
+        expected += model.write(&mut modelled, page..page + 1);
+    }
+    let step = watch(&region, || {
+        for page in (0..N).rev() {
+            map.write(page * PAGE, 1);
+        }
+    })?;
+    FIRST_WRITE.check(step, expected, &map, 0..N)
 }
 
 fn touching_again_is_free() -> anyhow::Result<()> {
@@ -278,7 +334,7 @@ fn touching_again_is_free() -> anyhow::Result<()> {
         map.write_pages(0..N);
         map.read_pages(0..N);
     })?;
-    AGAIN.check(step, &map, 0..N)
+    AGAIN.check(step, Step::NONE, &map, 0..N)
 }
 
 fn second_mapping_written_allocates_nothing() -> anyhow::Result<()> {
@@ -286,10 +342,13 @@ fn second_mapping_written_allocates_nothing() -> anyhow::Result<()> {
     let region = Region::sized(N)?;
     let first = region.map(N)?;
     let second = region.map(N)?;
+    let mut model = model(N)?;
+    model.write(&mut modelled(&model, &first), 0..N);
     first.write_pages(0..N);
     // A write fault on a shared mapping is never mapped around.
+    let expected = model.write(&mut modelled(&model, &second), 0..N);
     let step = watch(&region, || second.write_pages(0..N))?;
-    SECOND_WRITE.check(step, &second, 0..N)
+    SECOND_WRITE.check(step, expected, &second, 0..N)
 }
 
 fn second_mapping_read_is_mapped_around() -> anyhow::Result<()> {
@@ -297,27 +356,40 @@ fn second_mapping_read_is_mapped_around() -> anyhow::Result<()> {
     let region = Region::sized(N)?;
     let first = region.map(N)?;
     let second = region.map(N)?;
+    let mut model = model(N)?;
+    model.write(&mut modelled(&model, &first), 0..N);
     first.write_pages(0..N);
+    let expected = model.read(&mut modelled(&model, &second), 0..N);
     let mut sum = 0;
     let step = watch(&region, || sum = second.read_pages(0..N))?;
-    SECOND_READ.check(step, &second, 0..N)?;
+    SECOND_READ.check(step, expected, &second, 0..N)?;
     ensure!(sum == N, "the second mapping shows something else");
     Ok(())
 }
 
 fn refault_after_purge_allocates_anew() -> anyhow::Result<()> {
+    // Whole folios, whatever their size: these begin and end with one.
+    const HOLE: Range<usize> = 16..48;
     settle()?;
     let region = Region::sized(N)?;
     let map = region.map(N)?;
+    let mut model = model(N)?;
+    let mut modelled = modelled(&model, &map);
     for (row, write) in [(PURGED_WRITE, true), (PURGED_READ, false)] {
+        model.write(&mut modelled, 0..N);
         map.write_pages(0..N);
-        region.unpin(10..30)?;
+        region.unpin(HOLE)?;
         let mut purged = 0;
         let step = watch(&region, || purged = region.purge_all().unwrap_or(0))?;
         expect("the purge itself", step, Step::NONE)?;
-        ensure!(purged == 20, "purged {purged}");
-        ensure!(region.info()?.resident == N as u64 - 20);
+        ensure!(purged == HOLE.len(), "purged {purged}");
+        ensure!(region.info()?.resident == (N - HOLE.len()) as u64);
+        model.remove(&mut [&mut modelled], HOLE);
         // The pages around are mapped still: only the gap faults.
+        let expected = match write {
+            true => model.write(&mut modelled, 0..N),
+            false => model.read(&mut modelled, 0..N),
+        };
         let step = watch(&region, || {
             if write {
                 map.write_pages(0..N);
@@ -325,7 +397,7 @@ fn refault_after_purge_allocates_anew() -> anyhow::Result<()> {
                 map.read_pages(0..N);
             }
         })?;
-        row.check(step, &map, 10..30)?;
+        row.check(step, expected, &map, HOLE)?;
         ensure!(region.pin(0..N)?);
     }
     Ok(())
@@ -335,6 +407,9 @@ fn dontneed_keeps_the_pages() -> anyhow::Result<()> {
     settle()?;
     let region = Region::sized(N)?;
     let map = region.map(N)?;
+    let mut model = model(N)?;
+    let mut modelled = modelled(&model, &map);
+    model.write(&mut modelled, 0..N);
     map.stamp(0..N, 7);
     let drop_tables = || {
         // SAFETY: The content of a shared mapping stays.
@@ -342,24 +417,31 @@ fn dontneed_keeps_the_pages() -> anyhow::Result<()> {
             .expect("MADV_DONTNEED");
     };
     expect("DONTNEED", watch(&region, drop_tables)?, Step::NONE)?;
+    modelled.forget();
+    let expected = model.read(&mut modelled, 0..N);
     let mut sum = 0;
     let step = watch(&region, || sum = map.read_pages(0..N))?;
-    DONTNEED_READ.check(step, &map, 0..N)?;
+    DONTNEED_READ.check(step, expected, &map, 0..N)?;
     ensure!(sum == 7 * N);
     drop_tables();
+    modelled.forget();
+    let expected = model.write(&mut modelled, 0..N);
     let step = watch(&region, || map.write_pages(0..N))?;
-    DONTNEED_WRITE.check(step, &map, 0..N)
+    DONTNEED_WRITE.check(step, expected, &map, 0..N)
 }
 
 fn forked_child_allocates_nothing() -> anyhow::Result<()> {
     let region = Region::sized(N)?;
     let map = region.map(N)?;
+    let mut model = model(N)?;
+    model.write(&mut modelled(&model, &map), 0..N);
     map.write_pages(0..N);
+    let expected = model.write(&mut modelled(&model, &map), 0..N);
     // A shared mapping's page tables are not copied: the child faults anew.
     in_child(|| {
         settle_except(&map)?;
         let step = watch(&region, || map.write_pages(0..N))?;
-        CHILD_WRITE.check(step, &map, 0..N)
+        CHILD_WRITE.check(step, expected, &map, 0..N)
     })
 }
 
@@ -374,24 +456,38 @@ fn settle_except(map: &Mapping) -> anyhow::Result<()> {
 }
 
 fn two_processes_share_what_either_allocated() -> anyhow::Result<()> {
+    // A folio ends there, whatever their size.
+    const HALF: usize = 32;
     let (here, there) = sockets()?;
     let stranger = spawn(|| {
         let region = Region::from_fd(receive_fd(&there)?);
         settle()?;
         let map = region.map(N)?;
-        let step = watch(&region, || map.write_pages(0..N / 2))?;
-        STRANGER_WRITE.check(step, &map, 0..N / 2)?;
-        let step = watch(&region, || map.write_pages(N / 2..N))?;
-        FIRST_WRITE.check(step, &map, N / 2..N)
+        let mut model = model(N)?;
+        // By the other process.
+        model.write(&mut modelled(&model, &map), 0..HALF);
+        let mut modelled = modelled(&model, &map);
+        let expected = model.write(&mut modelled, 0..HALF);
+        let step = watch(&region, || map.write_pages(0..HALF))?;
+        STRANGER_WRITE.check(step, expected, &map, 0..HALF)?;
+        let expected = model.write(&mut modelled, HALF..N);
+        let step = watch(&region, || map.write_pages(HALF..N))?;
+        FIRST_WRITE.check(step, expected, &map, HALF..N)
     })?;
     settle()?;
     let region = Region::sized(N)?;
     let map = region.map(N)?;
-    map.write_pages(0..N / 2);
+    let mut model = model(N)?;
+    let mut ours = modelled(&model, &map);
+    model.write(&mut ours, 0..HALF);
+    map.write_pages(0..HALF);
     send_fd(&here, region.as_fd())?;
     stranger.join()?;
-    let step = watch(&region, || map.write_pages(N / 2..N))?;
-    STRANGER_WRITE.check(step, &map, N / 2..N)
+    // By the stranger, whose mapping may lie elsewhere: it has all of the second half.
+    model.write(&mut modelled(&model, &map), HALF..N);
+    let expected = model.write(&mut ours, HALF..N);
+    let step = watch(&region, || map.write_pages(HALF..N))?;
+    STRANGER_WRITE.check(step, expected, &map, HALF..N)
 }
 
 fn private_write_to_a_hole_allocates_no_region_page() -> anyhow::Result<()> {
@@ -399,7 +495,7 @@ fn private_write_to_a_hole_allocates_no_region_page() -> anyhow::Result<()> {
     let region = Region::sized(N)?;
     let map = region.map_as(N * PAGE, RW, MapFlags::MAP_PRIVATE)?;
     let step = watch(&region, || map.write_pages(0..N))?;
-    PRIVATE_HOLE.check(step, &map, 0..N)?;
+    PRIVATE_HOLE.check(step, model(N)?.write_private(0..N), &map, 0..N)?;
     ensure!(region.info()?.resident == 0);
     let shared = region.map_as(N * PAGE, ProtFlags::PROT_READ, MapFlags::MAP_SHARED)?;
     ensure!(
@@ -417,7 +513,7 @@ fn private_write_to_a_page_copies_it() -> anyhow::Result<()> {
     shared.stamp(0..N, 9);
     let map = region.map_as(N * PAGE, RW, MapFlags::MAP_PRIVATE)?;
     let step = watch(&region, || map.write_pages(0..N))?;
-    PRIVATE_COPY.check(step, &map, 0..N)?;
+    PRIVATE_COPY.check(step, model(N)?.write_private(0..N), &map, 0..N)?;
     ensure!(
         map.read(PAGE - 1) == 9,
         "the copy is not the region's content"
@@ -436,10 +532,35 @@ fn populate_faults_as_touching_does() -> anyhow::Result<()> {
             .ok();
     })?;
     let map = map.context("mmap")?;
+    let mut model = model(N)?;
+    let expected = model.write(&mut modelled(&model, &map), 0..N);
     // One by one, as by touching; the kernel counts them for the process.
-    FIRST_WRITE.check(step, &map, 0..N)?;
+    FIRST_WRITE.check(step, expected, &map, 0..N)?;
     let step = watch(&region, || map.write_pages(0..N))?;
-    AGAIN.check(step, &map, 0..N)
+    AGAIN.check(step, Step::NONE, &map, 0..N)
+}
+
+/// Touches each page of a fresh mapping with this advice, in sequence, and compares with the model.
+fn advised(advice: libc::c_int, mut model: Model) -> anyhow::Result<()> {
+    settle()?;
+    let region = Region::sized(N)?;
+    let map = region.map(N)?;
+    map.advise(0..N, advice)?;
+    let expected = model.write(&mut modelled(&model, &map), 0..N);
+    let step = watch(&region, || map.write_pages(0..N))?;
+    expect("advised", step, expected)
+}
+
+fn random_advice_allocates_one_page_a_fault() -> anyhow::Result<()> {
+    advised(libc::MADV_RANDOM, Model::new(N, 0, 1))
+}
+
+fn no_huge_page_advice_allocates_one_page_a_fault() -> anyhow::Result<()> {
+    advised(libc::MADV_NOHUGEPAGE, Model::new(N, 0, 1))
+}
+
+fn sequential_advice_allocates_the_most_at_once() -> anyhow::Result<()> {
+    advised(libc::MADV_SEQUENTIAL, model(N)?.sequential())
 }
 
 fn sparse_touch_allocates_what_was_touched() -> anyhow::Result<()> {

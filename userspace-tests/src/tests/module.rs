@@ -11,6 +11,7 @@ use std::io::Read;
 use std::io::Seek;
 use std::io::SeekFrom;
 use std::os::unix::fs::OpenOptionsExt;
+use std::sync::atomic::Ordering;
 use std::thread::sleep;
 use std::time::Duration;
 use std::time::Instant;
@@ -45,6 +46,7 @@ use crate::region::NODE;
 use crate::region::PAGE;
 use crate::region::RW;
 use crate::region::Region;
+use crate::tests::counts;
 use crate::tests::failing::Behind;
 use crate::tests::failing::Failing;
 use crate::tests::failing::Failures;
@@ -61,6 +63,7 @@ use crate::uring::Ring;
 
 tests! {
     rmmod_is_refused_while_open_or_mapped,
+    counts_are_those_of_single_pages_with_max_order_0,
     max_pages_is_a_limit_that_purges_first => "limit.cap" "limit.cap-purges",
     limit_is_met_by_those_who_have_something_to_give => "limit.cap-purges" "purge.dma",
     default_limit_is_half_of_ram @ 60 => "limit.cap",
@@ -122,6 +125,20 @@ fn rmmod_is_refused_while_open_or_mapped() -> anyhow::Result<()> {
     unload_soon()?;
     ensure!(Region::open().is_err(), "the node is still there");
     load(c"")
+}
+
+fn counts_are_those_of_single_pages_with_max_order_0() -> anyhow::Result<()> {
+    with(c"max_order=0", || {
+        for test in counts::TESTS {
+            println!("{}", test.name);
+            let child = spawn(|| {
+                counts::MAX_ORDER.store(0, Ordering::Relaxed);
+                (test.run)()
+            })?;
+            child.join().context(test.name)?;
+        }
+        Ok(())
+    })
 }
 
 fn max_pages_is_a_limit_that_purges_first() -> anyhow::Result<()> {

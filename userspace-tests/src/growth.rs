@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! What faults on a region do, by a model that is page by page and as plain as can be: how many
+//! pages each of them allocates and maps.
+//!
+//! Host tests compare its rule with the driver's own code; the tests of counts compare its numbers
+//! with those of a kernel.
+
+use std::ops::AddAssign;
+use std::ops::Range;
+
+/// Pages that a page table maps.
+pub const TABLE: usize = 512;
+
+/// The pages that a fault on `page`, which has no memory, allocates: as many as have memory in a row
+/// beside it, or any number if the mapping is said to be `sequential`, rounded down to a power of two, at
+/// a multiple of their number, at most `1 << max`, within `bounds`, and none that has memory.
+pub fn folio(
+    resident: impl Fn(usize) -> bool,
+    page: usize,
+    bounds: &Range<usize>,
+    max: u32,
+    sequential: bool,
+) -> Range<usize> {
+    let below = (0..page).rev().take_while(|&page| resident(page)).count();
+    let above = (page + 1..).take_while(|&page| resident(page)).count();
+    let run = match sequential {
+        true => usize::MAX,
+        false => below.max(above),
+    };
+    let mut best = page..page + 1;
+    for order in 0..=max {
+        let size = 1 << order;
+        let start = page / size * size;
+        let block = start..start + size;
+        if size <= run
+            && bounds.start <= block.start
+            && block.end <= bounds.end
+            && !block.clone().any(&resident)
+        {
+            best = block;
+        }
+    }
+    best
+}
+
+/// What some touches did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    /// Runs of the fault handler.
+    pub faults: u64,
+    /// Calls of map_pages that resolved the fault.
+    pub map_faults: u64,
+    /// Pages allocated.
+    pub allocated: u64,
+    /// Minor faults of this process.
+    pub minor: u64,
+}
+
+impl AddAssign for Step {
+    fn add_assign(&mut self, other: Self) {
+        self.faults += other.faults;
+        self.map_faults += other.map_faults;
+        self.allocated += other.allocated;
+        self.minor += other.minor;
+    }
+}
+
+/// A region's page cache.
+pub struct Model {
+    /// The folio of each page.
+    folios: Vec<Option<Range<usize>>>,
+    max_order: u32,
+    /// Pages that the kernel maps around a read fault.
+    window: usize,
+    sequential: bool,
+}
+
+/// A mapping of all of it, and which of its pages are in the page table.
+pub struct ModelMapping {
+    base: usize,
+    mapped: Vec<bool>,
+}
+
+impl Model {
+    /// A region of so many pages, of which none has memory.
+    pub fn new(pages: usize, max_order: u32, window: usize) -> Self {
+        Self {
+            folios: vec![None; pages],
+            max_order,
+            window,
+            sequential: false,
+        }
+    }
+
+    /// The same, with `MADV_SEQUENTIAL` for its mappings.
+    pub fn sequential(mut self) -> Self {
+        self.sequential = true;
+        self
+    }
+
+    /// A mapping that begins at page `base` of the address space.
+    pub fn map(&self, base: usize) -> ModelMapping {
+        ModelMapping {
+            base,
+            mapped: vec![false; self.folios.len()],
+        }
+    }
+
+    /// Each of these pages is written to, through a shared mapping.
+    pub fn write(&mut self, map: &mut ModelMapping, pages: Range<usize>) -> Step {
+        let mut step = Step::default();
+        for page in pages {
+            if !map.mapped[page] {
+                self.handle(map, page, &mut step);
+            }
+        }
+        step
+    }
+
+    /// Each of these pages is read.
+    pub fn read(&mut self, map: &mut ModelMapping, pages: Range<usize>) -> Step {
+        let mut step = Step::default();
+        for page in pages {
+            if map.mapped[page] {
+                continue;
+            }
+            // What is there is mapped first; that may be enough.
+            for near in map.around(page, self.window) {
+                map.mapped[near] |= self.folios[near].is_some();
+            }
+            if map.mapped[page] {
+                step.map_faults += 1;
+                step.minor += 1;
+            } else {
+                self.handle(map, page, &mut step);
+            }
+        }
+        step
+    }
+
+    /// Each of these pages is written to, through a private mapping: nothing of the region changes.
+    pub fn write_private(&self, pages: Range<usize>) -> Step {
+        let touched = pages.len() as u64;
+        Step {
+            faults: touched,
+            minor: touched,
+            ..Step::default()
+        }
+    }
+
+    /// These pages, of whole folios, lose their memory.
+    pub fn remove(&mut self, maps: &mut [&mut ModelMapping], pages: Range<usize>) {
+        for page in pages.clone() {
+            let folio = self.folios[page].take();
+            assert!(folio.is_none_or(|f| pages.start <= f.start && f.end <= pages.end));
+            for map in maps.iter_mut() {
+                map.mapped[page] = false;
+            }
+        }
+    }
+
+    fn handle(&mut self, map: &mut ModelMapping, page: usize, step: &mut Step) {
+        step.faults += 1;
+        step.minor += 1;
+        if self.folios[page].is_none() {
+            let resident = |page: usize| self.folios.get(page).is_some_and(Option::is_some);
+            let table = map.table(page);
+            let folio = folio(resident, page, &table, self.max_order, self.sequential);
+            step.allocated += folio.len() as u64;
+            for page in folio.clone() {
+                self.folios[page] = Some(folio.clone());
+            }
+        }
+        let folio = self.folios[page].clone().unwrap_or(page..page + 1);
+        let table = map.table(page);
+        let whole = table.start <= folio.start
+            && folio.end <= table.end
+            && !folio.clone().any(|page| map.mapped[page]);
+        for page in if whole { folio } else { page..page + 1 } {
+            map.mapped[page] = true;
+        }
+    }
+}
+
+impl ModelMapping {
+    /// Nothing of it is in the page table any more.
+    pub fn forget(&mut self) {
+        self.mapped.fill(false);
+    }
+
+    /// Its pages that the page table of `page` maps.
+    fn table(&self, page: usize) -> Range<usize> {
+        let first = (self.base + page) / TABLE * TABLE;
+        let start = first.max(self.base) - self.base;
+        let end = (first + TABLE - self.base).min(self.mapped.len());
+        start..end
+    }
+
+    /// What the kernel maps around `page`: see `do_fault_around` in mm/memory.c.
+    fn around(&self, page: usize, window: usize) -> Range<usize> {
+        let table = self.table(page);
+        let aligned = (self.base + page) / window * window;
+        let start = aligned.max(self.base + table.start) - self.base;
+        start..(start + window).min(table.end)
+    }
+}
