@@ -55,6 +55,7 @@ use crate::tests::failing::function;
 use crate::tests::group;
 use crate::tests::group::groups;
 use crate::tests::names::line_at;
+use crate::tests::pin_model;
 use crate::tests::process::dies_of;
 use crate::tests::process::spawn;
 use crate::tests::process::until;
@@ -63,7 +64,7 @@ use crate::uring::Ring;
 
 tests! {
     rmmod_is_refused_while_open_or_mapped,
-    counts_are_those_of_single_pages_with_max_order_0,
+    counts_are_those_of_single_pages_with_max_order_0 @ 120,
     max_pages_is_a_limit_that_purges_first => "limit.cap" "limit.cap-purges",
     limit_is_met_by_those_who_have_something_to_give => "limit.cap-purges" "purge.dma",
     default_limit_is_half_of_ram @ 60 => "limit.cap",
@@ -129,7 +130,7 @@ fn rmmod_is_refused_while_open_or_mapped() -> anyhow::Result<()> {
 
 fn counts_are_those_of_single_pages_with_max_order_0() -> anyhow::Result<()> {
     with(c"max_order=0", || {
-        for test in counts::TESTS {
+        for test in counts::TESTS.iter().chain(pin_model::TESTS) {
             println!("{}", test.name);
             let child = spawn(|| {
                 counts::MAX_ORDER.store(0, Ordering::Relaxed);

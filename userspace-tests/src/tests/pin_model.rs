@@ -32,6 +32,7 @@ use nix::unistd::pipe2;
 use nix::unistd::write;
 
 use crate::abi;
+use crate::growth;
 use crate::harness::is_debug_kernel;
 use crate::harness::tests;
 use crate::harness::time_limit;
@@ -40,7 +41,9 @@ use crate::region::Mapping;
 use crate::region::PAGE;
 use crate::region::RW;
 use crate::region::Region;
+use crate::tests::counts;
 use crate::tests::process::spawn;
+use crate::tests::process::until;
 
 tests! {
     random_steps_do_what_the_model_does @ 120 => "pin.exact" "pin.status" "pin.was-purged"
@@ -298,6 +301,8 @@ struct Page {
 #[derive(Clone)]
 struct Model {
     pages: Vec<Page>,
+    /// Where it is mapped, as a number of pages.
+    base: usize,
     allocated: u64,
     purged: u64,
 }
@@ -311,15 +316,24 @@ impl Model {
         };
         Self {
             pages: vec![page; PAGES],
+            base: 0,
             allocated: 0,
             purged: 0,
         }
     }
 
     fn touch(&mut self, page: usize) {
-        if !self.pages[page].resident {
-            self.pages[page].resident = true;
-            self.allocated += 1;
+        if self.pages[page].resident {
+            return;
+        }
+        let table = (self.base + page) / growth::TABLE * growth::TABLE;
+        let start = table.max(self.base) - self.base;
+        let end = (table + growth::TABLE - self.base).min(PAGES);
+        let resident = |page: usize| self.pages.get(page).is_some_and(|page| page.resident);
+        let folio = growth::folio(resident, page, &(start..end), counts::max_order(), false);
+        self.allocated += folio.len() as u64;
+        for page in &mut self.pages[folio] {
+            page.resident = true;
         }
     }
 
@@ -417,6 +431,7 @@ struct Bench {
     models: Vec<Model>,
 }
 
+/// A fresh region, mapped.
 fn open() -> anyhow::Result<(Region, Mapping)> {
     let region = Region::sized(PAGES)?;
     let map = region.map(PAGES)?;
@@ -425,10 +440,18 @@ fn open() -> anyhow::Result<(Region, Mapping)> {
 
 impl Bench {
     fn new() -> anyhow::Result<Self> {
-        Ok(Self {
+        let mut this = Self {
             regions: (0..REGIONS).map(|_| open()).collect::<Result<_, _>>()?,
             models: vec![Model::new(); REGIONS],
-        })
+        };
+        this.note_mappings();
+        Ok(this)
+    }
+
+    fn note_mappings(&mut self) {
+        for ((_, map), model) in self.regions.iter().zip(&mut self.models) {
+            model.base = map.base() / PAGE;
+        }
     }
 
     /// Does a step, and compares all that can be told without reading content.
@@ -458,6 +481,7 @@ impl Bench {
             _ => self.perform(step, number)?,
         };
         let expected = expect(&mut self.models, step, number);
+        self.note_mappings();
         ensure!(found == expected, "gave {found}, expected {expected}");
         for (region, model) in self.models.iter().enumerate() {
             self.compare(region, model)
@@ -542,7 +566,14 @@ impl Bench {
                 }
             }
             Op::PurgeAll => return Ok(region.purge_all()?),
-            Op::Pressure => fs::write("/proc/sys/vm/drop_caches", "2\n")?,
+            // Parts of folios are taken a moment later, by a worker.
+            Op::Pressure => until("all is taken", || {
+                fs::write("/proc/sys/vm/drop_caches", "2\n")?;
+                let left = |region: &Region| Ok(region.statuses(0..PAGES as u64)?);
+                let all: anyhow::Result<Vec<_>> =
+                    self.regions.iter().map(|(region, _)| left(region)).collect();
+                Ok(!all?.concat().contains(&(UNPINNED | RESIDENT)))
+            })?,
             Op::Remap | Op::Reopen => bail!("not for one process alone"),
         }
         Ok(0)
