@@ -33,7 +33,6 @@ use crate::{
             Pressure,
             Shrinker, //
         },
-        sleep_a_tick,
         without_reclaim,
         worker::{
             Job,
@@ -71,8 +70,8 @@ const RELIEF: usize = PAGE_SIZE / size_of::<u64>();
 /// Pages that are freed before the OOM killer strikes. It asks again as long as there are some.
 const OOM_ROOM: usize = 256;
 
-/// Ticks that reclaim waits for the worker, where it could take nothing by itself.
-const PATIENCE: usize = 25;
+/// Ticks that reclaim waits for the worker at most, where it could take nothing by itself.
+const PATIENCE: isize = 25;
 
 /// What memory pressure calls.
 pub(crate) type Reclaim = Worker<Splitter>;
@@ -120,17 +119,12 @@ impl Reclaim {
             return taken.freed;
         }
         let before = splitter.freed.load(Relaxed);
-        self.ask();
+        let ticket = self.ask();
         if taken.freed != 0 {
             return taken.freed;
         }
-        // It is done in any case: the worker may need a lock that the task has which waits here.
-        for _ in 0..PATIENCE {
-            if !self.is_busy() {
-                break;
-            }
-            sleep_a_tick();
-        }
+        // Not for ever: the worker may need a lock that the task has which waits here.
+        self.wait(ticket, PATIENCE);
         splitter.freed.load(Relaxed).wrapping_sub(before)
     }
 }
@@ -243,10 +237,10 @@ fn purge_queue(queue: &RegionQueue, now: u64) -> usize {
             if core::mem::take(&mut holes) {
                 purged += claim.purge_holes();
             }
-            let pages = claim.purge(&mut from, SLICE, How::AnyProcess).freed;
+            let taken = claim.purge(&mut from, SLICE, How::AnyProcess);
 
-            purged += pages;
-            if pages < SLICE {
+            purged += taken.purged;
+            if taken.freed < SLICE {
                 break;
             }
         }

@@ -803,9 +803,11 @@ impl Region {
         if !range_of(&folio).contains(pages) || self.is_resident(pages.start()) {
             return true;
         }
+        // As if they had been freed, and allocated anew.
         if let Some(block) = self.blocks.get(pages.start() / BLOCK_PAGES) {
             self.arrived(block, pages);
         }
+        self.counters.allocated.add(pages.len());
         false
     }
 }
@@ -885,7 +887,9 @@ pub(crate) enum How {
 /// What a purge did.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Taken {
-    /// Pages whose memory is free.
+    /// Pages whose content is gone.
+    pub(crate) purged: usize,
+    /// Those of them whose memory is free: all, but where a folio could not be split at last.
     pub(crate) freed: usize,
     /// Pages left in place that are parts of larger folios, for [`How::AnyProcess`] to take.
     pub(crate) left: usize,
@@ -897,8 +901,15 @@ impl Taken {
         self.freed + self.left
     }
 
+    /// So many pages were purged and freed.
+    fn take(&mut self, pages: usize) {
+        self.purged += pages;
+        self.freed += pages;
+    }
+
     /// One more purge.
     pub(crate) fn add(&mut self, other: Self) {
+        self.purged += other.purged;
         self.freed += other.freed;
         self.left += other.left;
     }
@@ -955,7 +966,7 @@ impl Claim {
             if pages.len() > 1 && !region.pins.lock().are_live(&region.blocks, pages) {
                 match how {
                     How::Reclaim => taken.left += self.live_part(page, pages).len(),
-                    How::AnyProcess => taken.freed += self.purge_part(page, folio, from),
+                    How::AnyProcess => taken.add(self.purge_part(page, folio, from)),
                 }
                 continue;
             }
@@ -968,14 +979,14 @@ impl Claim {
             let purged = region.pins.lock().purge(&region.blocks, last, pages);
             if purged != Purged::Nothing {
                 folio.remove();
-                taken.freed += pages.len();
+                taken.take(pages.len());
             }
             if purged == Purged::WithOthers {
                 region.pins.lock().release_others(last, pages);
                 region.unclaimed.notify_all();
             }
         }
-        region.counters.purged.add(taken.freed);
+        region.counters.purged.add(taken.purged);
         taken
     }
 
@@ -991,27 +1002,32 @@ impl Claim {
     }
 
     /// Purges live pages, from `page` on, of a folio that has others as well; moves `from` behind them,
-    /// or behind the folio if that cannot be split. Gives how many it freed. May sleep.
-    fn purge_part(&self, page: usize, folio: LockedFolio, from: &mut usize) -> usize {
+    /// unless the folio cannot be split. May sleep.
+    fn purge_part(&self, page: usize, folio: LockedFolio, from: &mut usize) -> Taken {
         let region = &*self.file;
         let last = self.range.last;
         let pages = range_of(&folio);
+        let mut taken = Taken::default();
 
         folio.unmap();
         if folio.maybe_dma_pinned() || folio.folio().is_poisoned() || !folio.is_unshared() {
-            return 0;
+            return taken;
         }
         let part = self.live_part(page, pages).first_block();
-        let purged = !part.is_empty()
-            && region.pins.lock().purge(&region.blocks, last, part) != Purged::Nothing;
+        if part.is_empty()
+            || region.pins.lock().purge(&region.blocks, last, part) == Purged::Nothing
+        {
+            return taken;
+        }
         drop(folio);
         // From here on somebody may map it, and have a device write to it: then it is not split, and
-        // what the device writes to stays. The part's pages read as zeros, and were reported.
-        if !purged || !region.split_off(self.file.mapping(), part) {
-            return 0;
+        // what the device writes to stays. The part reads as zeros all the same, and was reported.
+        taken.purged = part.len();
+        if region.split_off(self.file.mapping(), part) {
+            taken.freed = part.len();
+            *from = part.end();
         }
-        *from = part.end();
-        part.len()
+        taken
     }
 
     /// Purges the pages without memory; gives how many of them were not purged already. A page

@@ -221,6 +221,24 @@ bool ashmem_current_is_kswapd(void)
 	return current_is_kswapd();
 }
 
+/* Whether kswapd, which wants this, may sleep: see pgdat_balanced(). */
+bool ashmem_zones_have_high_wmark(void)
+{
+	int nid;
+
+	for_each_online_node(nid) {
+		struct zone *zones = NODE_DATA(nid)->node_zones;
+
+		for (int i = 0; i < MAX_NR_ZONES; i++) {
+			if (managed_zone(&zones[i]) &&
+			    zone_page_state(&zones[i], NR_FREE_PAGES) <
+				    high_wmark_pages(&zones[i]))
+				return false;
+		}
+	}
+	return true;
+}
+
 unsigned long ashmem_reclaim_state_reclaimed(void)
 {
 	return current->reclaim_state ? current->reclaim_state->reclaimed : 0;
@@ -297,11 +315,6 @@ bool ashmem_read_implies_exec(void)
 	return current->personality & READ_IMPLIES_EXEC;
 }
 
-void ashmem_sleep_a_tick(void)
-{
-	schedule_timeout_uninterruptible(1);
-}
-
 unsigned int ashmem_memalloc_noreclaim_save(void)
 {
 	return memalloc_noreclaim_save();
@@ -325,6 +338,24 @@ void ashmem_init_work(struct work_struct *work, work_func_t func)
 bool ashmem_queue_work(struct workqueue_struct *queue, struct work_struct *work)
 {
 	return queue_work(queue, work);
+}
+
+void ashmem_init_waitqueue_head(struct wait_queue_head *queue)
+{
+	init_waitqueue_head(queue);
+}
+
+void ashmem_wake_up_all(struct wait_queue_head *queue)
+{
+	wake_up_all(queue);
+}
+
+/* Until the number has come that far; it may wrap. */
+void ashmem_wait_until(struct wait_queue_head *queue, const unsigned long *now,
+		       unsigned long then, long ticks)
+{
+	wait_event_timeout(*queue, (long)(smp_load_acquire(now) - then) >= 0,
+			   ticks);
 }
 
 /* The module macro of the kernel crate has no parameters that are text. */

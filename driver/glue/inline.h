@@ -54,6 +54,7 @@ void ashmem_mem_cgroup_put(struct mem_cgroup *memcg);
 struct mem_cgroup *ashmem_parent_mem_cgroup(struct mem_cgroup *memcg);
 unsigned long ashmem_mem_cgroup_room(struct mem_cgroup *memcg);
 bool ashmem_current_is_kswapd(void);
+bool ashmem_zones_have_high_wmark(void);
 unsigned long ashmem_reclaim_state_reclaimed(void);
 int ashmem_list_lru_init_memcg(struct list_lru *lru, struct shrinker *shrinker);
 struct kmem_cache *ashmem_kmem_cache_create(const char *name, unsigned int size,
@@ -70,12 +71,15 @@ bool ashmem_path_exists(const char *path);
 unsigned long ashmem_totalram_pages(void);
 bool ashmem_fatal_signal_pending(void);
 bool ashmem_read_implies_exec(void);
-void ashmem_sleep_a_tick(void);
 unsigned int ashmem_memalloc_noreclaim_save(void);
 void ashmem_memalloc_noreclaim_restore(unsigned int flags);
 struct workqueue_struct *ashmem_alloc_workqueue(const char *name);
 void ashmem_init_work(struct work_struct *work, work_func_t func);
 bool ashmem_queue_work(struct workqueue_struct *queue, struct work_struct *work);
+void ashmem_init_waitqueue_head(struct wait_queue_head *queue);
+void ashmem_wake_up_all(struct wait_queue_head *queue);
+void ashmem_wait_until(struct wait_queue_head *queue, const unsigned long *now,
+		       unsigned long then, long ticks);
 const char *ashmem_huge(void);
 
 #if IS_BUILTIN(CONFIG_KUNIT)

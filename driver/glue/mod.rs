@@ -79,12 +79,6 @@ pub(crate) fn huge_parameter() -> &'static CStr {
     unsafe { CStr::from_char_ptr(bindings::ashmem_huge()) }
 }
 
-/// Sleeps until the next tick of the clock, some milliseconds.
-pub(crate) fn sleep_a_tick() {
-    // SAFETY: Whoever calls may sleep.
-    unsafe { bindings::ashmem_sleep_a_tick() }
-}
-
 /// Runs `f` with the reserves of memory at its disposal, and without reclaim: it is to free memory.
 pub(crate) fn without_reclaim<R>(f: impl FnOnce() -> R) -> R {
     // SAFETY: It changes a flag of `current`, which is put back below.

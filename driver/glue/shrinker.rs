@@ -62,23 +62,22 @@ impl Pressure<'_> {
         self.0
     }
 
-    /// Whether the task that reclaims for its own allocation or charge was given `enough` pages by
-    /// the shrinkers in this attempt, and has room for as many within the limits of the cgroup and of
-    /// those around it.
+    /// Whether there is enough: for kswapd, if every zone has what it wants to have free; for a task that
+    /// reclaims for its own allocation or charge, if it was given `enough` pages by the shrinkers in this
+    /// attempt, and has room for as many within the limits of the cgroup and of those around it.
     ///
-    /// For a cgroup, vmscan takes no notice of what shrinkers free (`flush_reclaim_state`): it goes
+    /// kswapd asks for more and more of what shrinkers have, and looks only between whether that was
+    /// enough. For a cgroup, vmscan takes no notice of what shrinkers free (`flush_reclaim_state`): it goes
     /// on, harder each time, until they have nothing left. What was freed may have been another
     /// cgroup's, or somebody may hold it still: hence the look at the room.
     pub(crate) fn is_relieved(&self, enough: usize) -> bool {
-        // SAFETY: Both look at `current` only.
-        let (kswapd, reclaimed) = unsafe {
-            (
-                inline::ashmem_current_is_kswapd(),
-                inline::ashmem_reclaim_state_reclaimed(),
-            )
-        };
-        // kswapd goes through all cgroups, and is to treat them alike.
-        if kswapd || reclaimed < enough {
+        // SAFETY: It looks at `current` only.
+        if unsafe { inline::ashmem_current_is_kswapd() } {
+            // SAFETY: It reads counters.
+            return unsafe { inline::ashmem_zones_have_high_wmark() };
+        }
+        // SAFETY: It looks at `current` only.
+        if unsafe { inline::ashmem_reclaim_state_reclaimed() } < enough {
             return false;
         }
         let mut memcg = self.0;

@@ -10,6 +10,12 @@ use core::ptr::NonNull;
 use kernel::{
     bindings,
     prelude::*,
+    sync::atomic::{
+        Atomic,
+        Full,
+        Relaxed,
+        Release, //
+    },
     types::Opaque, //
 };
 
@@ -24,13 +30,20 @@ pub(crate) trait Job: Send + Sync + 'static {
 /// # Invariants
 ///
 /// `work` is initialised, with [`Self::run`] as its function, and is the first field, so that its address
-/// is that of the object. `queue` is a work queue, which only this work is ever put on.
+/// is that of the object. `queue` is a work queue, which only this work is ever put on. `waiters` is
+/// initialised.
 #[pin_data(PinnedDrop)]
 #[repr(C)]
 pub(crate) struct Worker<J: Job> {
     #[pin]
     work: Opaque<bindings::work_struct>,
     queue: NonNull<bindings::workqueue_struct>,
+    #[pin]
+    waiters: Opaque<bindings::wait_queue_head>,
+    /// How often it was asked.
+    asked: Atomic<usize>,
+    /// The value of `asked` when the last run that has ended began.
+    done: Atomic<usize>,
     job: J,
 }
 
@@ -54,6 +67,12 @@ impl<J: Job> Worker<J> {
                     unsafe { inline::ashmem_init_work(slot, Some(Self::run)) }
                 }),
                 queue,
+                waiters <- Opaque::ffi_init(|slot| {
+                    // SAFETY: As above.
+                    unsafe { inline::ashmem_init_waitqueue_head(slot) }
+                }),
+                asked: Atomic::new(0),
+                done: Atomic::new(0),
                 job,
             }? Error))
         })
@@ -64,16 +83,22 @@ impl<J: Job> Worker<J> {
         &self.job
     }
 
-    /// Has the job run, once from now on at least. May be called in any context.
-    pub(crate) fn ask(&self) {
+    /// Has the job run, once from now on at least; gives what [`Self::wait`] asks for. May be called in any
+    /// context.
+    pub(crate) fn ask(&self) -> usize {
+        let ticket = self.asked.fetch_add(1, Full) + 1;
         // SAFETY: By the type invariants, both are initialised; `drop` waits for the work.
         unsafe { inline::ashmem_queue_work(self.queue.as_ptr(), self.work.get()) };
+        ticket
     }
 
-    /// Whether it was asked for and is not done yet.
-    pub(crate) fn is_busy(&self) -> bool {
-        // SAFETY: By the type invariants, the work is initialised.
-        unsafe { bindings::work_busy(self.work.get()) != 0 }
+    /// Waits until a run has ended that began after the call of [`Self::ask`], or for so many ticks of the
+    /// clock.
+    pub(crate) fn wait(&self, ticket: usize, ticks: c_long) {
+        // SAFETY: By the type invariants, the queue is initialised; the counter may be read at any time.
+        unsafe {
+            inline::ashmem_wait_until(self.waiters.get(), self.done.as_ptr(), ticket, ticks)
+        };
     }
 
     /// # Safety
@@ -82,7 +107,11 @@ impl<J: Job> Worker<J> {
     unsafe extern "C" fn run(work: *mut bindings::work_struct) {
         // SAFETY: By the type invariants, this is the address of the object, and `drop` waits.
         let this = unsafe { &*work.cast::<Self>() };
+        let asked = this.asked.load(Relaxed);
         this.job.run();
+        this.done.store(asked, Release);
+        // SAFETY: By the type invariants, it is initialised.
+        unsafe { inline::ashmem_wake_up_all(this.waiters.get()) };
     }
 }
 

@@ -73,8 +73,13 @@ fn oom_kills() -> anyhow::Result<usize> {
 }
 
 /// Fills a region, unpins most of it, has a process want the memory that `wanted`
-/// says, given what is free, and looks at every byte of the region thereafter.
-fn run(pages: usize, shape: Shape, wanted: impl FnOnce(usize) -> usize) -> anyhow::Result<()> {
+/// says, given what is free, and looks at every byte of the region thereafter. Gives
+/// how many pages were purged.
+fn run(
+    pages: usize,
+    shape: Shape,
+    wanted: impl FnOnce(usize) -> usize,
+) -> anyhow::Result<usize> {
     let kills = oom_kills()?;
     let region = Region::sized(pages)?;
     let map = region.map(pages)?;
@@ -110,7 +115,6 @@ fn run(pages: usize, shape: Shape, wanted: impl FnOnce(usize) -> usize) -> anyho
          {needed} needed, {purged} purged",
     );
     ensure!(oom_kills()? == kills, "the OOM killer struck");
-    ensure!(purged > 0, "nothing was purged");
     ensure!(
         2 * purged <= 3 * needed,
         "{purged} pages purged, {needed} needed"
@@ -126,7 +130,8 @@ fn run(pages: usize, shape: Shape, wanted: impl FnOnce(usize) -> usize) -> anyho
         ensure!(bytes == [stamp(page); PAGE], "page {page} of the device");
         ensure!(map.is_full_of(page, stamp(page)), "page {page}");
     }
-    ring.unregister()
+    ring.unregister()?;
+    Ok(purged)
 }
 
 /// Pins page by page, and asserts that each has its stamp, or was reported as
@@ -207,11 +212,19 @@ fn matrix(
         "the guest has {free} pages free, too few for this test"
     );
     occupy(free - 2 * REGION, true)?;
-    for (shape, one) in cells.repeat(times) {
+    for &(shape, one) in cells {
         let _one = one.then(OneProcessor::new).transpose()?;
-        let beyond = beyond()?;
-        run(REGION, shape, |free| free.saturating_add_signed(beyond))
-            .with_context(|| format!("{shape:?}, one processor: {one}"))?;
+        let mut purged = 0;
+        for _ in 0..times {
+            let beyond = beyond()?;
+            purged += run(REGION, shape, |free| free.saturating_add_signed(beyond))
+                .with_context(|| format!("{shape:?}, one processor: {one}"))?;
+        }
+        // Once the kernel may get by with what it has.
+        ensure!(
+            purged > 0 || times == 1,
+            "{shape:?}, one processor: {one}: nothing was purged"
+        );
     }
     Ok(())
 }
@@ -294,7 +307,8 @@ fn six_hundred_megabytes_where_four_hundred_are_unpinned() -> anyhow::Result<()>
         return skip("this kernel leaves too little of 1 GiB");
     }
     for shape in [Shape::One, Shape::Many] {
-        run(unpinned, shape, |_| wanted).with_context(|| format!("{shape:?}"))?;
+        let purged = run(unpinned, shape, |_| wanted).with_context(|| format!("{shape:?}"))?;
+        ensure!(purged > 0, "{shape:?}: nothing was purged");
     }
     Ok(())
 }
