@@ -36,6 +36,8 @@ use nix::sys::stat::Mode;
 pub const NODE: &str = "/dev/ashmem";
 /// Bytes of a page; the guest is an x86.
 pub const PAGE: usize = 4096;
+/// Pages of the largest folio that grows with sequential access, by the default of `max_order`.
+pub const LARGE: usize = 16;
 /// Pointers to nothing of a program's.
 pub const BAD_POINTERS: [usize; 7] = [
     0,
@@ -85,6 +87,24 @@ impl Region {
         let region = Self::open()?;
         region.set_size(pages * PAGE)?;
         Ok(region)
+    }
+
+    /// A region of this many folios of [`LARGE`] pages, all there, and a mapping of it.
+    pub fn large(folios: usize) -> anyhow::Result<(Self, Mapping)> {
+        let pages = folios * LARGE;
+        for last in [false, true] {
+            let region = Self::sized(pages)?;
+            let map = region.map(pages)?.sequential()?;
+            map.read_pages(0..pages);
+            let found = map.folios()?;
+            if found == format!("h{}", "t".repeat(LARGE - 1)).repeat(folios) {
+                return Ok((region, map));
+            }
+            ensure!(!last, "{found}");
+            // Where memory lies in pieces, small ones are taken.
+            fs::write("/proc/sys/vm/compact_memory", "1").context("compact_memory")?;
+        }
+        unreachable!("the last one returned")
     }
 
     /// What somebody sent; panics if it is no region.
@@ -598,6 +618,21 @@ impl Mapping {
         Errno::result(unsafe { libc::madvise(at, len, advice) }).map(drop)
     }
 
+    /// `MADV_RANDOM`: touches of it allocate one page each.
+    pub fn single(self) -> anyhow::Result<Self> {
+        self.advise(0..self.pages(), libc::MADV_RANDOM)
+            .context("MADV_RANDOM")?;
+        Ok(self)
+    }
+
+    /// `MADV_SEQUENTIAL`: touches of it allocate aligned blocks of pages, as many as `max_order`
+    /// allows and fit in.
+    pub fn sequential(self) -> anyhow::Result<Self> {
+        self.advise(0..self.pages(), libc::MADV_SEQUENTIAL)
+            .context("MADV_SEQUENTIAL")?;
+        Ok(self)
+    }
+
     /// Writes a letter of its own to each page: `a` to the first one.
     pub fn label(&self) {
         for (page, letter) in (0..self.pages()).zip(b'a'..=b'z') {
@@ -642,6 +677,31 @@ impl Mapping {
             _ => entry & ((1 << 55) - 1),
         };
         Ok(self.entries()?.into_iter().map(frame).collect())
+    }
+
+    /// One letter a page: `s` where its folio has no other page, `h` for the first page of a larger
+    /// folio, `t` for another page of it, `-` where it is not mapped.
+    pub fn folios(&self) -> anyhow::Result<String> {
+        const PATH: &str = "/proc/kpageflags";
+        const HEAD: u64 = 1 << 15;
+        const TAIL: u64 = 1 << 16;
+        let file = File::open(PATH).context(PATH)?;
+        self.frames()?
+            .into_iter()
+            .map(|frame| {
+                if frame == 0 {
+                    return Ok('-');
+                }
+                let mut flags = [0; 8];
+                file.read_exact_at(&mut flags, frame * 8).context(PATH)?;
+                let flags = u64::from_ne_bytes(flags);
+                Ok(match (flags & HEAD, flags & TAIL) {
+                    (0, 0) => 's',
+                    (_, 0) => 'h',
+                    _ => 't',
+                })
+            })
+            .collect()
     }
 
     /// One letter a page: `m` where the page table has it, `g` where it has a guard, `-` where it

@@ -69,6 +69,14 @@ fn labelled() -> anyhow::Result<(Region, Mapping)> {
     Ok((region, map))
 }
 
+/// The same in single pages, which are mapped and unmapped one by one.
+fn singles() -> anyhow::Result<(Region, Mapping)> {
+    let region = Region::sized(N)?;
+    let map = region.map(N)?.single()?;
+    map.label();
+    Ok((region, map))
+}
+
 fn lock(map: &Mapping) -> nix::Result<()> {
     // SAFETY: It changes no memory.
     unsafe { mlock(map.pointer(), map.len()) }
@@ -118,7 +126,13 @@ fn dontneed_keeps_the_content() -> anyhow::Result<()> {
 }
 
 fn remove_drops_the_content_for_every_mapping() -> anyhow::Result<()> {
-    let (region, map) = labelled()?;
+    removal(singles()?, true).context("single pages")?;
+    // Whose pages around the hole may be unmapped with it.
+    removal(labelled()?, false).context("large folios")
+}
+
+/// Removes pages of what has them all. `exact`: no other page leaves a page table.
+fn removal((region, map): (Region, Mapping), exact: bool) -> anyhow::Result<()> {
     let twin = region.map(N)?;
     let read_only = region.map_as(N * PAGE, ProtFlags::PROT_READ, MapFlags::MAP_SHARED)?;
     let private = region.map_as(N * PAGE, RW, MapFlags::MAP_PRIVATE)?;
@@ -135,11 +149,20 @@ fn remove_drops_the_content_for_every_mapping() -> anyhow::Result<()> {
     shifted.advise(1..4, libc::MADV_REMOVE)?;
     let info = region.info()?;
     ensure!((info.resident, info.purged) == (5, 0), "{info:?}");
+    let table = |map: &Mapping, hole: &str| -> anyhow::Result<()> {
+        let found = map.table()?;
+        ensure!(found[2..5] == *hole, "{found}");
+        ensure!(
+            !exact || (&found[..2], &found[5..]) == ("mm", "mmm"),
+            "{found}"
+        );
+        Ok(())
+    };
     for map in [&map, &twin, &read_only, &locked] {
-        ensure!(map.table()? == "mm---mmm", "{}", map.table()?);
+        table(map, "---")?;
     }
     // A copy of its own is the process's, not the region's.
-    ensure!(private.table()? == "mm-m-mmm", "{}", private.table()?);
+    table(&private, "-m-")?;
     let mut buffer = [1; PAGE];
     ensure!(pread(&region, &mut buffer, 3 * PAGE as libc::off_t)? == PAGE);
     ensure!(buffer.iter().all(|byte| *byte == 0), "by read(2)");
@@ -301,7 +324,7 @@ fn remove_takes_whole_pages_that_are_there() -> anyhow::Result<()> {
 fn populate_read_faults_pages_in() -> anyhow::Result<()> {
     settle()?;
     let region = Region::sized(N)?;
-    let map = region.map(N)?;
+    let map = region.map(N)?.single()?;
     let mut result = Ok(());
     let step = watch(&region, || result = map.advise(1..7, POPULATE_READ))?;
     result.context("POPULATE_READ")?;
@@ -333,7 +356,7 @@ fn populate_read_faults_pages_in() -> anyhow::Result<()> {
 fn populate_write_faults_pages_in() -> anyhow::Result<()> {
     settle()?;
     let region = Region::sized(N)?;
-    let map = region.map(N)?;
+    let map = region.map(N)?.single()?;
     let mut result = Ok(());
     let step = watch(&region, || result = map.advise(2..N, POPULATE_WRITE))?;
     result.context("POPULATE_WRITE")?;
@@ -605,7 +628,7 @@ fn guard_allocates_nothing() -> anyhow::Result<()> {
 }
 
 fn purge_goes_on_under_a_guard() -> anyhow::Result<()> {
-    let (region, map) = labelled()?;
+    let (region, map) = singles()?;
     map.advise(2..6, GUARD_INSTALL)?;
     region.unpin(1..4)?;
     ensure!(region.purge_all()? == 3);

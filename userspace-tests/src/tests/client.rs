@@ -367,15 +367,16 @@ fn errors_say_what_to_do() -> anyhow::Result<()> {
 }
 
 fn counters_are_those_of_fdinfo() -> anyhow::Result<()> {
-    let region = Region::new(c"counters", N * PAGE - 9)?;
+    let region = Region::new(c"counters", 2 * N * PAGE - 9)?;
     let (first, second, third) = (region.map()?, region.map()?, region.map()?);
-    for page in 0..6 {
+    // None beside another one, so that each is allocated alone.
+    for page in (0..12).step_by(2) {
         first.write(page * PAGE, b"x");
     }
     // Each of them is another number: mapped anew, and mapped around.
     second.write(0, b"x");
     byte(&third, 0);
-    region.unpin(4 * P..7 * P)?;
+    region.unpin(8 * P..11 * P)?;
     region.purge_all_caches()?;
     let (found, info) = (region.counters()?, Info::parse(&fdinfo(&region)?)?);
     println!("{found:?}");
@@ -385,7 +386,7 @@ fn counters_are_those_of_fdinfo() -> anyhow::Result<()> {
     ensure!((found.huge_faults, found.allocated) == (info.huge_faults, info.allocated));
     ensure!((found.purged, found.resident) == (info.purged, info.resident));
     ensure!(found.unpinned == info.unpinned);
-    ensure!((found.size, found.unpinned) == (N as u64 * P - 9, 3));
+    ensure!((found.size, found.unpinned) == (2 * N as u64 * P - 9, 3));
     ensure!((found.faults, found.map_faults, found.allocated) == (7, 1, 6));
     ensure!((found.purged, found.resident) == (2, 4));
     Ok(())

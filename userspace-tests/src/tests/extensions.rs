@@ -82,7 +82,7 @@ fn counters_are_those_of_fdinfo() -> anyhow::Result<()> {
     region.set_size(20 * PAGE - 7)?;
     info.size = 20 * P - 7;
     same(info)?;
-    let map = region.map(20)?;
+    let map = region.map(20)?.single()?;
     same(info)?;
     map.stamp(0..20, 1);
     (info.faults, info.allocated, info.resident) = (20, 20, 20);
@@ -136,7 +136,7 @@ fn counters_give_sizes_that_are_no_int() -> anyhow::Result<()> {
 fn counters_come_in_the_size_of_the_number() -> anyhow::Result<()> {
     ensure!(get_counters(KNOWN) == abi::ABI_GET_COUNTERS);
     let region = Region::sized(9)?;
-    let map = region.map(9)?;
+    let map = region.map(9)?.single()?;
     map.stamp(0..7, 1);
     region.unpin(0..4)?;
     region.purge_all()?;
@@ -498,7 +498,7 @@ fn page_status_has_the_errors_of_pin_status() -> anyhow::Result<()> {
 fn page_status_changes_nothing() -> anyhow::Result<()> {
     const PAGES: usize = 16;
     let region = Region::sized(PAGES)?;
-    let map = region.map(PAGES)?;
+    let map = region.map(PAGES)?.single()?;
     map.stamp(0..12, 1);
     region.unpin(2..4)?;
     region.purge_all()?;

@@ -3,6 +3,7 @@
 //! Memory that has failed, as `MADV_HWPOISON` pretends. Each page costs the
 //! guest 4 KiB.
 
+use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
@@ -24,6 +25,7 @@ use nix::sys::wait::WaitStatus;
 use nix::unistd::pipe;
 
 use crate::harness::tests;
+use crate::region::LARGE;
 use crate::region::Mapping;
 use crate::region::PAGE;
 use crate::region::RW;
@@ -34,6 +36,8 @@ use crate::tests::process::go;
 use crate::tests::process::in_child;
 use crate::tests::process::sockets;
 use crate::tests::process::spawn;
+use crate::tests::process::touches;
+use crate::tests::transfer;
 
 tests! {
     failed_memory_is_sigbus_in_every_mapping => "map.hwpoison",
@@ -42,6 +46,8 @@ tests! {
     removed_failed_memory_is_a_hole => "map.hwpoison",
     who_wants_to_know_early_is_told => "map.hwpoison",
     failed_copy_is_not_the_regions,
+    folio_is_split_where_a_page_of_it_fails => "map.hwpoison",
+    folio_that_cannot_be_split_fails_as_a_whole => "map.hwpoison",
 }
 
 /// Pages of each region here.
@@ -49,9 +55,10 @@ const N: usize = 6;
 /// The one whose memory fails.
 const BAD: usize = 2;
 
+/// Single pages.
 fn labelled() -> anyhow::Result<(Region, Mapping)> {
     let region = Region::sized(N)?;
-    let map = region.map(N)?;
+    let map = region.map(N)?.single()?;
     map.label();
     Ok((region, map))
 }
@@ -140,7 +147,8 @@ fn dead(map: &Mapping, page: usize) -> anyhow::Result<()> {
 
 /// Asserts that all pages but `BAD` are as they were.
 fn neighbours(map: &Mapping) -> anyhow::Result<()> {
-    for (page, letter) in ('a'..'g').enumerate().filter(|(page, _)| *page != BAD) {
+    let all = ('a'..='z').take(map.pages()).enumerate();
+    for (page, letter) in all.filter(|(page, _)| *page != BAD) {
         ensure!(map.letter(page) == letter, "page {page}");
     }
     Ok(())
@@ -338,5 +346,135 @@ fn failed_copy_is_not_the_regions() -> anyhow::Result<()> {
     ensure!((info.resident, info.allocated) == (N as u64, N as u64));
     let mut byte = [0];
     ensure!(pread(&region, &mut byte, (BAD * PAGE) as libc::off_t)? == 1 && byte == *b"c");
+    Ok(())
+}
+
+/// A large folio.
+fn labelled_folio() -> anyhow::Result<(Region, Mapping)> {
+    let (region, map) = Region::large(1)?;
+    map.label();
+    Ok((region, map))
+}
+
+/// What read(2) gives of each page: its letter, `0`, or `E` for `EIO`.
+fn letters_read(region: &Region) -> anyhow::Result<String> {
+    (0..region.size()? / PAGE)
+        .map(|page| {
+            let mut byte = [0xff];
+            Ok(
+                match pread(region, &mut byte, (page * PAGE) as libc::off_t) {
+                    Ok(1) if byte == [0] => '0',
+                    Ok(1) if byte[0].is_ascii_lowercase() => char::from(byte[0]),
+                    Err(Errno::EIO) => 'E',
+                    other => bail!("page {page}: {other:?}, {byte:?}"),
+                },
+            )
+        })
+        .collect()
+}
+
+fn folio_is_split_where_a_page_of_it_fails() -> anyhow::Result<()> {
+    let (region, map) = labelled_folio()?;
+    let twin = region.map(LARGE)?;
+    let untouched = region.map(LARGE)?;
+    let private = region.map_as(LARGE * PAGE, RW, MapFlags::MAP_PRIVATE)?;
+    let labels = map.labels();
+    ensure!(twin.labels() == labels && private.labels() == labels);
+    let before = map.frames()?;
+    // To be split, the folio is taken out of every page table. So nobody has the page mapped when
+    // the core looks whom to kill, not even who says that it failed.
+    let found = map.advise(BAD..BAD + 1, libc::MADV_HWPOISON);
+    ensure!(found == Err(Errno::EBUSY), "{found:?}");
+    for map in [&map, &twin, &private] {
+        ensure!(map.table()? == "-".repeat(LARGE), "{}", map.table()?);
+    }
+
+    let fresh = region.map(LARGE)?;
+    for (what, map) in [
+        ("the one through which it failed", &map),
+        ("another one", &twin),
+        ("one that had not touched it", &untouched),
+        ("a private one without a copy", &private),
+        ("a fresh one", &fresh),
+    ] {
+        dead(map, BAD).context(what)?;
+        neighbours(map).context(what)?;
+    }
+    let mut expected = "s".repeat(LARGE);
+    expected.replace_range(BAD..=BAD, "-");
+    ensure!(map.folios()? == expected, "{}", map.folios()?);
+    // All others are where they were.
+    let mut after = map.frames()?;
+    after[BAD] = before[BAD];
+    ensure!(after == before);
+    let found = letters_read(&region)?;
+    ensure!(found == labels.replace('c', "E"), "{found}");
+    let info = region.info()?;
+    ensure!((info.resident, info.allocated) == (LARGE as u64, LARGE as u64));
+
+    region.unpin(0..LARGE)?;
+    ensure!(region.purge_all()? == LARGE - 1);
+    let mut expected = "p".repeat(LARGE);
+    expected.replace_range(BAD..=BAD, "U");
+    let found = region.status_picture(0..LARGE as u64)?;
+    ensure!(found == expected, "{found}");
+    dead(&map, BAD)?;
+    ensure!(letters_read(&region)? == expected.replace('p', "0").replace('U', "E"));
+    ensure!(!region.pin(BAD..BAD + 1)? && region.pin(0..LARGE)?);
+    Ok(())
+}
+
+fn folio_that_cannot_be_split_fails_as_a_whole() -> anyhow::Result<()> {
+    /// Another page of the folio, of which somebody has a reference.
+    const HELD: usize = 9;
+    let (region, map) = labelled_folio()?;
+    let labels = map.labels();
+    let (mut from, to) = transfer::pipe()?;
+    transfer::vmsplice(&to, &map, HELD..HELD + 1)?;
+    // Who says that it failed is killed, as with a single page.
+    fail(&map)?;
+
+    // The core leaves it in page tables, sound pages and the failed one, which only real hardware
+    // would tell from them. (So does the kernel for tmpfs.)
+    ensure!(map.table()? == "m".repeat(LARGE), "{}", map.table()?);
+    ensure!(map.folios()?.starts_with("ht"), "it was split");
+    neighbours(&map)?;
+    // Children have nothing in theirs: of what they read, `map_pages` gives them what is sound. The
+    // driver knows of the folio alone, and gives them none of it, nor does read(2).
+    let mut expected = ".".repeat(LARGE);
+    expected.replace_range(BAD..=BAD, "B");
+    let found = touches(&map, false)?;
+    ensure!(found == expected, "{found}");
+    told(spawn(|| touch(&map, BAD, false))?)?;
+    let found = touches(&map, true)?;
+    ensure!(found == "B".repeat(LARGE), "{found}");
+    told(spawn(|| touch(&map, BAD + 1, true))?)?;
+    let found = letters_read(&region)?;
+    ensure!(found == "E".repeat(LARGE), "{found}");
+
+    // It stays, as it is, with all of its pages.
+    region.unpin(0..LARGE)?;
+    ensure!(region.purge_all()? == 0);
+    let mut piped = [0; PAGE];
+    from.read_exact(&mut piped)?;
+    ensure!(piped[0] == labels.as_bytes()[HELD], "{}", piped[0]);
+    ensure!(region.purge_all()? == 0);
+    let found = region.status_picture(0..LARGE as u64)?;
+    ensure!(found == "U".repeat(LARGE), "{found}");
+    ensure!(!region.pin(0..LARGE)?, "nothing was purged");
+
+    // Now that nobody has a reference, what failed can be cut out, and all others are there.
+    map.advise(BAD..BAD + 1, libc::MADV_REMOVE)?;
+    let labels = labels.replace('c', "0");
+    ensure!(
+        letters_read(&region)? == labels,
+        "{}",
+        letters_read(&region)?
+    );
+    ensure!(map.labels() == labels, "{}", map.labels());
+    map.stamp(0..LARGE, b'z');
+    ensure!(region.map(LARGE)?.labels() == "z".repeat(LARGE));
+    region.unpin(0..LARGE)?;
+    ensure!(region.purge_all()? == LARGE);
     Ok(())
 }

@@ -218,17 +218,42 @@ fn locked_pages_never_fault_again() -> anyhow::Result<()> {
     let region = Region::sized(N)?;
     let flags = MapFlags::MAP_SHARED | MapFlags::MAP_LOCKED;
     let map = region.map_as(N * PAGE, RW, flags)?;
-    ensure!(map.table()? == "m".repeat(N));
-    ensure!(map.smaps()?.pages("Locked")? == N && map.smaps()?.flag("lo")?);
-    ensure!(region.info()?.allocated == N as u64);
+    stay_mapped(&region, &map, false).context("populated by mmap(2)")?;
+
+    // One page each, which the core has no reason to split.
+    let region = Region::sized(N)?;
+    let map = region.map(N)?.single()?;
+    // SAFETY: It changes no memory.
+    unsafe { mlock(map.pointer(), map.len()) }?;
+    stay_mapped(&region, &map, true).context("populated by mlock(2)")?;
+
+    // On fault: as they are touched, they stay.
+    let region = Region::sized(N)?;
+    let lazy = region.map(N)?.single()?;
+    mlock_on_fault(&lazy)?;
+    ensure!(lazy.table()? == "-".repeat(N), "{}", lazy.table()?);
+    lazy.write_pages(3..5);
+    ensure!(lazy.table()? == "---mm".to_owned() + &"-".repeat(N - 5));
+    ensure!(lazy.smaps()?.flag("lo")? && lazy.smaps()?.flag("lf")?);
+    ensure!(region.info()?.allocated == 2);
+    Ok(())
+}
+
+/// Asserts that the pages of a locked mapping stay mapped. Only compaction may, unless `single`,
+/// split a folio, which takes it out of the page table once: the next touch finds it.
+fn stay_mapped(region: &Region, map: &Mapping, single: bool) -> anyhow::Result<()> {
+    let n = map.pages();
+    ensure!(map.table()? == "m".repeat(n));
+    ensure!(map.smaps()?.pages("Locked")? == n && map.smaps()?.flag("lo")?);
+    ensure!(region.info()?.allocated == n as u64);
     map.label();
     let labels = map.labels();
 
     // Nothing that takes other pages out of the page table does it here.
     let again = || -> anyhow::Result<()> {
-        let step = watch(&region, || {
+        let step = watch(region, || {
             map.label();
-            map.read_pages(0..N);
+            map.read_pages(0..n);
         })?;
         ensure!(step == Step::NONE, "{step:?}");
         Ok(())
@@ -241,13 +266,17 @@ fn locked_pages_never_fault_again() -> anyhow::Result<()> {
         libc::MADV_COLD,
         GUARD_INSTALL,
     ] {
-        let found = map.advise(0..N, advice);
+        let found = map.advise(0..n, advice);
         ensure!(found == Err(Errno::EINVAL), "advice {advice}: {found:?}");
     }
     // SAFETY: It writes nothing back, and changes nothing.
     let found = unsafe { msync(map.pointer(), map.len(), MsFlags::MS_INVALIDATE) };
     ensure!(found == Err(Errno::EBUSY), "{found:?}");
     std::fs::write("/proc/sys/vm/compact_memory", "1").context("compact_memory")?;
+    if !single {
+        let step = watch(region, || map.label())?;
+        ensure!(step.allocated == 0, "{step:?}");
+    }
     again()?;
     ensure!(map.labels() == labels);
 
@@ -256,21 +285,12 @@ fn locked_pages_never_fault_again() -> anyhow::Result<()> {
     unsafe { munlock(map.page(0), 5 * PAGE) }?;
     ensure!(map.smaps()?.pages("Locked")? == 0);
     map.advise(0..5, libc::MADV_DONTNEED)?;
-    ensure!(map.table()? == "-----".to_owned() + &"m".repeat(N - 5));
+    ensure!(map.table()? == "-----".to_owned() + &"m".repeat(n - 5));
     // SAFETY: It changes no memory.
     unsafe { mlock(map.page(0), 2 * PAGE) }?;
     ensure!(map.table()?.starts_with("mm---m"), "{}", map.table()?);
     ensure!(map.smaps()?.pages("Locked")? == 2);
     ensure!(map.labels() == labels);
-
-    // On fault: as they are touched, they stay.
-    let lazy = region.map(N)?;
-    mlock_on_fault(&lazy)?;
-    ensure!(lazy.table()? == "-".repeat(N), "{}", lazy.table()?);
-    lazy.write_pages(3..5);
-    ensure!(lazy.table()? == "---mm".to_owned() + &"-".repeat(N - 5));
-    ensure!(lazy.smaps()?.flag("lo")? && lazy.smaps()?.flag("lf")?);
-    ensure!(region.info()?.allocated == N as u64);
     Ok(())
 }
 

@@ -3,8 +3,10 @@
 //! Pages that move to other frames of memory.
 //!
 //! `MADV_SOFT_OFFLINE` moves a page for certain, and takes the frame that it
-//! was in out of use; each costs the guest 4 KiB. What compaction moves is the
-//! kernel's choice.
+//! was in out of use; each costs the guest 4 KiB. Of a large folio it moves one
+//! page, and so the core splits that. What compaction moves is the kernel's
+//! choice, and whether whole. (move_pages(2) would move folios whole to another
+//! node, and the guest has but one.)
 
 use std::fs;
 use std::sync::atomic::Ordering;
@@ -15,6 +17,8 @@ use nix::errno::Errno;
 use nix::sys::mman::mlock;
 
 use crate::harness::tests;
+use crate::region::Info;
+use crate::region::LARGE;
 use crate::region::Mapping;
 use crate::region::PAGE;
 use crate::region::Region;
@@ -30,7 +34,9 @@ tests! {
     locked_page_moves_and_stays_locked => "map.migration",
     held_page_does_not_move => "map.migration",
     nothing_is_lost_while_a_page_moves => "map.migration",
+    page_of_a_large_folio_moves_alone => "map.migration",
     compaction_moves_pages @ 60 => "map.migration",
+    compaction_moves_large_folios_whole @ 60 => "map.migration",
 }
 
 /// Pages of most regions here.
@@ -61,9 +67,10 @@ fn moved(before: &[u64], after: &[u64]) -> String {
         .collect()
 }
 
+/// Single pages.
 fn labelled() -> anyhow::Result<(Region, Mapping)> {
     let region = Region::sized(N)?;
-    let map = region.map(N)?;
+    let map = region.map(N)?.single()?;
     map.label();
     Ok((region, map))
 }
@@ -170,6 +177,76 @@ fn held_page_does_not_move() -> anyhow::Result<()> {
     ensure!(map.labels() == "abcdefgh");
     ensure!(region.info()? == info, "{:?}", region.info()?);
     drop(ring);
+
+    // Nor do those that have a folio with it.
+    let (region, map) = Region::large(1)?;
+    let ring = Ring::new()?;
+    ring.register(&map, 2..3)?;
+    let (before, info) = (map.frames()?, region.info()?);
+    for page in [2, LARGE - 1] {
+        let found = soft_offline(&map, page);
+        ensure!(found == Err(Errno::EBUSY), "page {page}: {found:?}");
+    }
+    let found = moved(&before, &map.frames()?);
+    ensure!(found == ".".repeat(LARGE), "{found}");
+    ensure!(region.info()? == info, "{:?}", region.info()?);
+    drop(ring);
+    Ok(())
+}
+
+/// What a region has, and not how often it was touched.
+fn has(region: &Region) -> anyhow::Result<Info> {
+    Ok(Info {
+        faults: 0,
+        map_faults: 0,
+        ..region.info()?
+    })
+}
+
+fn page_of_a_large_folio_moves_alone() -> anyhow::Result<()> {
+    const MOVED: usize = 5;
+    let (region, map) = Region::large(1)?;
+    map.label();
+    let twin = region.map(LARGE)?;
+    let labels = twin.labels();
+    region.unpin(4..9)?;
+    let (before, info) = (map.frames()?, has(&region)?);
+    let status = region.status_picture(0..LARGE as u64)?;
+    soft_offline(&map, MOVED)?;
+
+    // The core splits the folio first, for which it takes it out of every page table.
+    ensure!(map.labels() == labels && twin.labels() == labels);
+    let after = map.frames()?;
+    let mut expected = ".".repeat(LARGE);
+    expected.replace_range(MOVED..=MOVED, "m");
+    let found = moved(&before, &after);
+    ensure!(found == expected, "{found}");
+    ensure!(twin.frames()? == after, "two frames for one page");
+    ensure!(map.folios()? == "s".repeat(LARGE), "{}", map.folios()?);
+    ensure!(has(&region)? == info, "{:?}", region.info()?);
+    ensure!(region.status_picture(0..LARGE as u64)? == status);
+    ensure!(region.purge_all()? == 5);
+    ensure!(map.labels() == "abcd00000jklmnop", "{}", map.labels());
+    ensure!(!region.pin(0..4)? && region.pin(4..9)? && !region.pin(9..LARGE)?);
+    Ok(())
+}
+
+/// Writes to both ends of a page which one it is.
+fn number(map: &Mapping, page: usize) {
+    map.atomic(page * PAGE)
+        .store(page as u32, Ordering::Relaxed);
+    map.atomic(page * PAGE + PAGE - 4)
+        .store(!(page as u32), Ordering::Relaxed);
+}
+
+/// Asserts that a page is the one that was written.
+fn is_numbered(map: &Mapping, page: usize) -> anyhow::Result<()> {
+    let words =
+        [page * PAGE, page * PAGE + PAGE - 4].map(|at| map.atomic(at).load(Ordering::Relaxed));
+    ensure!(
+        words == [page as u32, !(page as u32)],
+        "page {page}: {words:?}"
+    );
     Ok(())
 }
 
@@ -225,12 +302,9 @@ fn compaction_moves_pages() -> anyhow::Result<()> {
     const PAGES: usize = 32768;
     const KEPT: &str = "/proc/sys/vm/percpu_pagelist_high_fraction";
     let region = Region::sized(PAGES)?;
-    let map = region.map(PAGES)?;
+    let map = region.map(PAGES)?.single()?;
     for page in 0..PAGES {
-        map.atomic(page * PAGE)
-            .store(page as u32, Ordering::Relaxed);
-        map.atomic(page * PAGE + PAGE - 4)
-            .store(!(page as u32), Ordering::Relaxed);
+        number(&map, page);
     }
     for page in (1..PAGES).step_by(2) {
         region.unpin(page..page + 1)?;
@@ -265,14 +339,57 @@ fn compaction_moves_pages() -> anyhow::Result<()> {
             .all(|letter| letter == b'?')
     );
     for page in (0..PAGES).step_by(2) {
-        let words =
-            [page * PAGE, page * PAGE + PAGE - 4].map(|at| map.atomic(at).load(Ordering::Relaxed));
-        ensure!(
-            words == [page as u32, !(page as u32)],
-            "page {page}: {words:?}"
-        );
+        is_numbered(&map, page)?;
     }
     ensure!(region.info()? == info, "{:?}", region.info()?);
     ensure!(region.pin(0..PAGES)?);
+    Ok(())
+}
+
+fn compaction_moves_large_folios_whole() -> anyhow::Result<()> {
+    // As above, but every second folio goes.
+    const FOLIOS: usize = 2048;
+    const PAGES: usize = FOLIOS * LARGE;
+    let (region, map) = Region::large(FOLIOS)?;
+    let kept = || (0..FOLIOS).step_by(2).map(|n| n * LARGE..(n + 1) * LARGE);
+    for folio in kept() {
+        folio.clone().for_each(|page| number(&map, page));
+        map.advise(folio.end..folio.end + LARGE, libc::MADV_REMOVE)?;
+        region.unpin(folio.start + 3..folio.start + 7)?;
+    }
+    let (before, info) = (map.frames()?, has(&region)?);
+    let status = region.status_picture(0..PAGES as u64)?;
+    fs::write("/proc/sys/vm/compact_memory", "1").context("compact_memory")?;
+
+    // What was split on the way was taken out of the page table.
+    let twin = region.map(PAGES)?;
+    for page in kept().flatten() {
+        is_numbered(&map, page)?;
+        is_numbered(&twin, page)?;
+    }
+    let (after, folios) = (map.frames()?, map.folios()?);
+    ensure!(twin.frames()? == after, "two frames for one page");
+    let whole = "h".to_owned() + &"t".repeat(LARGE - 1);
+    let (mut moved_whole, mut split) = (0, 0);
+    for folio in kept() {
+        let now = &after[folio.clone()];
+        if folios[folio.clone()] != whole {
+            split += 1;
+        } else if now[0] != before[folio.start] {
+            moved_whole += 1;
+        }
+    }
+    println!(
+        "of {} folios {moved_whole} moved, {split} were split",
+        FOLIOS / 2
+    );
+    ensure!(moved_whole > 0, "compaction moved no folio");
+    ensure!(has(&region)? == info, "{:?}", region.info()?);
+    ensure!(region.status_picture(0..PAGES as u64)? == status);
+    ensure!(region.purge_all()? == FOLIOS / 2 * 4);
+    ensure!(region.pin(0..PAGES)?);
+    for page in kept().flat_map(|folio| [folio.start + 2, folio.start + 7]) {
+        is_numbered(&map, page)?;
+    }
     Ok(())
 }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::CStr;
+use std::ffi::CString;
 use std::fs;
 use std::fs::File;
 use std::io;
@@ -11,6 +12,7 @@ use std::io::Read;
 use std::io::Seek;
 use std::io::SeekFrom;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::thread::sleep;
 use std::time::Duration;
@@ -39,9 +41,13 @@ use object::Object;
 use object::ObjectSection;
 
 use crate::abi;
+use crate::harness::skip;
 use crate::harness::tests;
+use crate::kmsg::KernelLog;
 use crate::kmsg::Report;
 use crate::kmsg::expect;
+use crate::region::LARGE;
+use crate::region::Mapping;
 use crate::region::NODE;
 use crate::region::PAGE;
 use crate::region::RW;
@@ -69,7 +75,8 @@ tests! {
     limit_is_met_by_those_who_have_something_to_give => "limit.cap-purges" "purge.dma",
     default_limit_is_half_of_ram @ 60 => "limit.cap",
     strict_unpin_asks_for_write_permission => "pin.strict",
-    unknown_order_is_refused,
+    largest_order_is_less_than_that_of_huge_pages,
+    huge_pages_are_for_none_those_who_ask_or_all,
     fifty_lives_leave_nothing_behind @ 120,
     no_failed_fault_counts_against_the_limit @ 60 => "limit.cap",
     loading_may_fail_at_each_step @ 120,
@@ -165,19 +172,24 @@ fn max_pages_is_a_limit_that_purges_first() -> anyhow::Result<()> {
         );
         ensure!(map.read_pages(0..40) == 40, "pinned content");
         ensure!(!one.pin(0..40)? && one.pin(40..80)?);
-        let mut has = one.info()?.resident + two.info()?.resident;
-        ensure!(has <= 100, "{has} pages of 100");
+        let has = || -> anyhow::Result<u64> { Ok(one.info()?.resident + two.info()?.resident) };
+        let before = has()?;
+        ensure!(before <= 100, "{before} pages of 100");
         // What is removed or freed can be had again, exactly that much.
         map.advise(0..10, libc::MADV_REMOVE)?;
-        has -= 10;
-        for page in 40..80 {
-            if has < 100 {
-                other.stamp(page..page + 1, 1);
-                has += 1;
-            }
+        ensure!(has()? == before - 10);
+        let mut next = 40;
+        while has()? < 100 {
+            other.stamp(next..next + 1, 1);
+            next += 1;
         }
-        ensure!(has == 100 && has == one.info()?.resident + two.info()?.resident);
-        let next = two.info()?.resident as usize;
+        ensure!(has()? == 100);
+        // The last fault may have taken more pages than it was for.
+        next += two
+            .statuses(next as u64..80)?
+            .iter()
+            .take_while(|status| u32::from(**status) & abi::ASHMEM_PAGE_RESIDENT != 0)
+            .count();
         dies_of(Signal::SIGBUS, || other.write(next * PAGE, 1))?;
         drop((map, one));
         other.stamp(next..80, 1);
@@ -268,17 +280,116 @@ fn strict_unpin_asks_for_write_permission() -> anyhow::Result<()> {
     })
 }
 
-fn unknown_order_is_refused() -> anyhow::Result<()> {
-    unload_soon()?;
+/// Asserts that the module, which is not loaded, is not loaded with these parameters either, and
+/// that the log says why.
+fn refused(parameters: &CStr, why: &str) -> anyhow::Result<()> {
+    let mut log = KernelLog::open(None)?;
+    log.start_here();
     let file = File::open("/lib/ashmem.ko")?;
-    let found = finit_module(&file, c"max_order=1", ModuleInitFlags::empty());
-    if found.is_err() {
-        load(c"")?;
-    }
-    ensure!(found == Err(Errno::EINVAL), "{found:?}");
+    let found = finit_module(&file, parameters, ModuleInitFlags::empty());
+    ensure!(found == Err(Errno::EINVAL), "{parameters:?}: {found:?}");
+    let texts = log.texts()?;
+    ensure!(texts.iter().any(|text| text.contains(why)), "{texts:?}");
     Ok(())
 }
 
+/// Runs `body` with the module not loaded, and leaves it loaded without parameters.
+fn without(body: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    unload_soon()?;
+    let result = body();
+    match load(c"") {
+        Ok(()) => result,
+        // It was loaded, with who knows what parameters.
+        Err(error) => {
+            unload_soon()?;
+            load(c"")?;
+            result.and(Err(error))
+        }
+    }
+}
+
+/// 2 to the power of it pages make a huge one.
+const HUGE_ORDER: u32 = 9;
+/// Pages of a huge one.
+const HUGE: usize = 1 << HUGE_ORDER;
+
+fn largest_order_is_less_than_that_of_huge_pages() -> anyhow::Result<()> {
+    for order in 0..HUGE_ORDER {
+        let parameter = CString::new(format!("max_order={order}"))?;
+        with(&parameter, || {
+            // All lies below one page table, whatever address the kernel chooses.
+            let region = Region::sized(2 * HUGE)?;
+            let (place, first) = huge_place(2 * HUGE)?;
+            region.map_onto(&place, first, 0..2 * HUGE, MapFlags::MAP_FIXED)?;
+            place.advise(first..first + 2 * HUGE, libc::MADV_SEQUENTIAL)?;
+            place.write((first + HUGE) * PAGE, 1);
+            let info = region.info()?;
+            ensure!((info.faults, info.allocated) == (1, 1 << order), "{info:?}");
+            Ok(())
+        })
+        .with_context(|| format!("{parameter:?}"))?;
+    }
+    without(|| {
+        refused(c"max_order=9", "max_order: 9 is more than 8")?;
+        refused(
+            c"max_order=4294967295",
+            "max_order: 4294967295 is more than 8",
+        )
+    })
+}
+
+/// Addresses for so many pages, and the first page of them that a huge one can be mapped at.
+fn huge_place(pages: usize) -> anyhow::Result<(Mapping, usize)> {
+    let place = Mapping::reserve(pages + HUGE)?;
+    let first = (place.base() / PAGE).next_multiple_of(HUGE) - place.base() / PAGE;
+    Ok((place, first))
+}
+
+/// Pages that a touch of one allocates, in a fresh region of the size of a huge page, and whether
+/// the driver says that it mapped one.
+fn touched(advice: Option<libc::c_int>) -> anyhow::Result<(u64, bool)> {
+    let region = Region::sized(HUGE)?;
+    let (place, first) = huge_place(HUGE)?;
+    region.map_onto(&place, first, 0..HUGE, MapFlags::MAP_FIXED)?;
+    if let Some(advice) = advice {
+        place.advise(first..first + HUGE, advice)?;
+    }
+    place.write((first + HUGE / 2) * PAGE, 1);
+    let info = region.info()?;
+    Ok((info.allocated, info.huge_faults == 1))
+}
+
+fn huge_pages_are_for_none_those_who_ask_or_all() -> anyhow::Result<()> {
+    const HAS: (u64, bool) = (HUGE as u64, true);
+    // What is advised to be huge is used as a whole, too.
+    const ADVISED: (u64, bool) = (LARGE as u64, false);
+    const SINGLE: (u64, bool) = (1, false);
+    if !Path::new("/sys/kernel/mm/transparent_hugepage/enabled").exists() {
+        return skip("this kernel has no CONFIG_TRANSPARENT_HUGEPAGE");
+    }
+    for (parameter, advised, plain) in [
+        (c"huge=never", ADVISED, SINGLE),
+        (c"huge=advise", HAS, SINGLE),
+        (c"huge=always", HAS, HAS),
+    ] {
+        with(parameter, || {
+            let found = (
+                touched(Some(libc::MADV_HUGEPAGE))?,
+                touched(None)?,
+                touched(Some(libc::MADV_NOHUGEPAGE))?,
+            );
+            ensure!(found == (advised, plain, SINGLE), "{found:?}");
+            Ok(())
+        })
+        .with_context(|| format!("{parameter:?}"))?;
+    }
+    without(|| {
+        let why = "huge: there are never, advise and always";
+        refused(c"huge=some", why)?;
+        refused(c"huge=", why)?;
+        refused(c"huge=alway", why)
+    })
+}
 /// What there is of a kind, that a life of the module could leave behind. Exact, as no process
 /// comes or goes while it is counted.
 fn left_over() -> anyhow::Result<Vec<(&'static str, usize)>> {

@@ -30,6 +30,7 @@ use crate::abi;
 use crate::harness::skip;
 use crate::harness::tests;
 use crate::region::BAD_POINTERS;
+use crate::region::LARGE;
 use crate::region::Mapping;
 use crate::region::PAGE;
 use crate::region::RW;
@@ -40,6 +41,7 @@ use crate::tests::process::receive_fd;
 use crate::tests::process::send_fd;
 use crate::tests::process::sockets;
 use crate::tests::process::spawn;
+use crate::tests::process::until;
 use crate::uring::Ring;
 
 tests! {
@@ -68,6 +70,7 @@ tests! {
     anybody_who_has_a_descriptor_pins => "pin.any-holder",
     many_ranges_are_kept_apart => "pin.exact",
     pages_held_for_dma_are_not_purged => "purge.dma",
+    folio_held_for_dma_stays_whole => "purge.dma",
     purge_all_misses_nothing_while_others_pin,
 }
 
@@ -674,7 +677,9 @@ fn many_ranges_are_kept_apart() -> anyhow::Result<()> {
 }
 
 fn pages_held_for_dma_are_not_purged() -> anyhow::Result<()> {
-    let (region, map) = region()?;
+    let region = Region::sized(N)?;
+    let map = region.map(N)?.single()?;
+    map.stamp(0..N, X);
     let ring = Ring::new()?;
     ring.register(&map, 4..6)?;
     region.unpin(2..9)?;
@@ -694,6 +699,31 @@ fn pages_held_for_dma_are_not_purged() -> anyhow::Result<()> {
     }
     ensure!(purged == 1, "page 4 is still unpinned: {purged}");
     content(&map, "xx000x000xxx")
+}
+
+fn folio_held_for_dma_stays_whole() -> anyhow::Result<()> {
+    let (region, map) = Region::large(2)?;
+    map.stamp(0..2 * LARGE, X);
+    let ring = Ring::new()?;
+    ring.register(&map, 4..6)?;
+    // A device has pages of the one, and nobody any of the other.
+    region.unpin(2..LARGE + 12)?;
+    ensure!(region.purge_all()? == 12);
+    let mut expected = "x".repeat(LARGE) + &"0".repeat(12) + &"x".repeat(LARGE - 12);
+    content(&map, &expected)?;
+    ensure!(!region.pin(2..LARGE)?, "what was held was not purged");
+    ensure!(region.pin(LARGE..LARGE + 12)?);
+    drop(ring);
+    // From the next UNPIN on its pages are like any others.
+    region.unpin(2..LARGE)?;
+    until("the ring lets go", || {
+        region.purge_all()?;
+        Ok(region.info()?.purged == 12 + LARGE as u64 - 2)
+    })?;
+    expected.replace_range(2..LARGE, &"0".repeat(LARGE - 2));
+    content(&map, &expected)?;
+    ensure!(!region.pin(0..2)? && region.pin(2..LARGE)?);
+    Ok(())
 }
 
 fn purge_all_misses_nothing_while_others_pin() -> anyhow::Result<()> {

@@ -87,7 +87,7 @@ fn private_write_to_a_hole_leaves_the_hole() -> anyhow::Result<()> {
 
 fn private_read_of_a_hole_fills_it() -> anyhow::Result<()> {
     let region = Region::sized(8)?;
-    let map = private(&region, 8)?;
+    let map = private(&region, 8)?.single()?;
     ensure!(map.read_pages(0..3) == 0);
     let info = region.info()?;
     ensure!((info.resident, info.allocated) == (3, 3), "{info:?}");

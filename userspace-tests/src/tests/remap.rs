@@ -80,6 +80,14 @@ fn labelled() -> anyhow::Result<(Region, Mapping)> {
     Ok((region, map))
 }
 
+/// The same in single pages, which are mapped and unmapped one by one.
+fn singles() -> anyhow::Result<(Region, Mapping)> {
+    let region = Region::sized(N)?;
+    let map = region.map(N)?.single()?;
+    map.label();
+    Ok((region, map))
+}
+
 /// The letters of these pages.
 fn letters(map: &Mapping, pages: Range<usize>) -> String {
     pages.map(|page| map.letter(page)).collect()
@@ -120,7 +128,7 @@ fn shrunk_mapping_keeps_its_head() -> anyhow::Result<()> {
 
 fn mapping_grows_in_place() -> anyhow::Result<()> {
     settle()?;
-    let (region, twin) = labelled()?;
+    let (region, twin) = singles()?;
     let place = Mapping::reserve(N + 1)?;
     // Pages 2..4, with free addresses behind them, and something behind those.
     place.unmap(0..N)?;
@@ -285,7 +293,7 @@ fn private_copies_move_along() -> anyhow::Result<()> {
 
 fn dontunmap_leaves_the_old_addresses_mapped() -> anyhow::Result<()> {
     settle()?;
-    let (region, map) = labelled()?;
+    let (region, map) = singles()?;
     let flags = MOVE | MRemapFlags::MREMAP_DONTUNMAP;
     let moved = remapped(&map, 0..N, N, flags)?;
     ensure!(moved.base() != map.base());
@@ -313,7 +321,7 @@ fn dontunmap_leaves_the_old_addresses_mapped() -> anyhow::Result<()> {
 
 fn old_size_zero_makes_a_second_mapping() -> anyhow::Result<()> {
     settle()?;
-    let (region, map) = labelled()?;
+    let (region, map) = singles()?;
     let second = remapped(&map, 0..0, N, MOVE)?;
     ensure!(second.base() != map.base());
     ensure!(map.table()? == "mmmmmmmm" && second.table()? == "--------");

@@ -217,7 +217,7 @@ fn purge_during_an_o_direct_read_leaves_its_buffer() -> anyhow::Result<()> {
         return skip("this kernel has no CONFIG_FUSE_FS");
     }
     let region = Region::sized(8)?;
-    let map = region.map(8)?;
+    let map = region.map(8)?.single()?;
     map.stamp(0..5, 1);
     region.unpin(1..8)?;
     // Of the unpinned ones, 3 to 5 are the buffer, one of them a hole before.
@@ -292,7 +292,7 @@ fn o_direct_into_what_others_purge_is_whole_or_reported() -> anyhow::Result<()> 
 
 fn io_uring_moves_data_of_fixed_buffers() -> anyhow::Result<()> {
     let region = Region::sized(8)?;
-    let map = region.map(8)?;
+    let map = region.map(8)?.single()?;
     let twin = region.map(8)?;
     map.stamp(0..4, 1);
     let ring = Ring::new()?;
@@ -387,7 +387,7 @@ pub fn vmsplice(to: &File, map: &Mapping, pages: Range<usize>) -> anyhow::Result
 
 fn vmsplice_gives_the_pages_themselves() -> anyhow::Result<()> {
     let region = Region::sized(4)?;
-    let map = region.map(4)?;
+    let map = region.map(4)?.single()?;
     map.store(0, &noise(1, 2));
     let (mut from, to) = pipe()?;
     // The third one is a hole, which is filled as by any reading.
