@@ -94,7 +94,12 @@ impl Region {
         let pages = folios * LARGE;
         for last in [false, true] {
             let region = Self::sized(pages)?;
-            let map = region.map(pages)?.sequential()?;
+            // No folio goes beyond what one page table maps.
+            let place = Mapping::reserve(pages + LARGE)?.base();
+            let place = place.next_multiple_of(LARGE * PAGE);
+            let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED_NOREPLACE;
+            // SAFETY: It replaces nothing.
+            let map = unsafe { region.map_at(place, pages * PAGE, RW, flags, 0) }?.sequential()?;
             map.read_pages(0..pages);
             let found = map.folios()?;
             if found == format!("h{}", "t".repeat(LARGE - 1)).repeat(folios) {
