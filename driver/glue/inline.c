@@ -359,7 +359,7 @@ void ashmem_wait_until(struct wait_queue_head *queue, const unsigned long *now,
 }
 
 /* The module macro of the kernel crate has no parameters that are text. */
-static char huge[8] = "advise";
+static char huge[16] = "advise";
 module_param_string(huge, huge, sizeof(huge), 0444);
 MODULE_PARM_DESC(huge, "Huge pages: advise (where MADV_HUGEPAGE asks for them), always or never");
 

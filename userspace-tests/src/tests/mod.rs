@@ -15,6 +15,7 @@ mod debug;
 mod device;
 mod extensions;
 pub mod failing;
+mod folios;
 mod futex;
 // It catches signals of touches by registers of this processor.
 #[cfg(target_pointer_width = "64")]
@@ -64,6 +65,7 @@ pub const ALL: &[&[Test]] = &[
     seen::TESTS,
     private::TESTS,
     counts::TESTS,
+    folios::TESTS,
     pin::TESTS,
     extensions::TESTS,
     pin_model::TESTS,

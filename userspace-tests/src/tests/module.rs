@@ -385,7 +385,7 @@ fn huge_pages_are_for_none_those_who_ask_or_all() -> anyhow::Result<()> {
     }
     without(|| {
         let why = "huge: there are never, advise and always";
-        refused(c"huge=some", why)?;
+        refused(c"huge=sometimes", why)?;
         refused(c"huge=", why)?;
         refused(c"huge=alway", why)
     })
