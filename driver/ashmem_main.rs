@@ -17,10 +17,11 @@
 //!                  glue/                                                all `unsafe`
 //! ```
 //!
-//! A *fault* finds the page's folio in the region's own page cache, or allocates one and inserts
-//! it, and hands it to the core locked. An *ioctl* parses its argument into a checked `PageRange`
+//! A *fault* finds the page's folio in the region's own page cache, or allocates one, of as many pages
+//! as `policy/growth.rs` says, and inserts it, and hands it to the core locked. An *ioctl* parses its argument into a checked `PageRange`
 //! and changes the region's pin state. *Reclaim*, called for one memory cgroup or for all, takes the
-//! range that was unpinned longest ago there, claims it, and frees its folios one by one.
+//! range that was unpinned longest ago there, claims it, and frees its folios one by one; those that may
+//! go in part only it leaves to a worker.
 //!
 //! # Lock order
 //!
@@ -34,7 +35,8 @@
 //! 7. `Queue::trees`, a spinlock
 //!
 //! Reclaim takes 3 by trylock only, and never 2. PIN may wait for claims, and PURGE_ALL_CACHES for a
-//! PIN that waits (`Region::unclaimed`); both hold nothing then, and reclaim never waits.
+//! PIN that waits (`Region::unclaimed`); both hold nothing then. Reclaim waits for nobody but the worker,
+//! and for that a few ticks at most; the worker takes 3 to 7.
 //!
 //! Why no two paths race to a wrong state is argued pair by pair in `CONCURRENCY.md`.
 

@@ -43,7 +43,7 @@ use crate::tests::process::sockets;
 use crate::tests::process::spawn;
 
 tests! {
-    first_write_allocates_what_it_touches,
+    first_write_allocates_what_it_touches => "map.grows",
     first_read_allocates_what_it_touches,
     backwards_takes_as_few_faults,
     touching_again_is_free,
@@ -57,9 +57,9 @@ tests! {
     private_write_to_a_page_copies_it,
     populate_faults_as_touching_does,
     sparse_touch_allocates_what_was_touched,
-    random_advice_allocates_one_page_a_fault,
-    no_huge_page_advice_allocates_one_page_a_fault,
-    sequential_advice_allocates_the_most_at_once,
+    random_advice_allocates_one_page_a_fault => "map.single",
+    no_huge_page_advice_allocates_one_page_a_fault => "map.single",
+    sequential_advice_allocates_the_most_at_once => "map.sequential",
 }
 
 /// Pages of each region here: more than one fault-around window, no multiple
