@@ -17,6 +17,7 @@ use crate::{
             Mapping,
             HUGE_ORDER, //
         },
+        per_cgroup::current_cgroup,
         pseudo_file::{
             Mount,
             PseudoFile,
@@ -84,9 +85,11 @@ use kernel::{
     },
     sync::{
         atomic::{
+            Acquire,
             Atomic,
             Full,
-            Relaxed, //
+            Relaxed,
+            Release, //
         },
         barrier::smp_mb,
         Arc,
@@ -255,6 +258,8 @@ pub(crate) struct Region {
     /// Taken under `mmap_lock`; no access to user memory under it.
     #[pin]
     config: Mutex<Config>,
+    /// Its size in bytes once it is frozen, 0 before: for who needs no more of `config`.
+    frozen_size: Atomic<usize>,
     /// Taken under the folio lock; the LRU's lock is taken under it.
     #[pin]
     pins: SpinLock<RegionPins>,
@@ -320,11 +325,14 @@ impl Region {
                     },
                     "ashmem_config"
                 ),
+                frozen_size: Atomic::new(0),
                 pins <- new_spinlock!(
                     Pins::new(
                         AgedRanges {
                             tree: RBTree::new(),
                             file: None,
+                            spare: None,
+                            mixed: false,
                         }
                     ),
                     "ashmem_pins"
@@ -489,6 +497,8 @@ impl Region {
         self.pins.lock().ranges_mut().file = Some(file.clone());
         config.file = Some(file.clone());
         config.reservation = Some(reservation);
+        // Who finds it finds the file as well.
+        self.frozen_size.store(config.size, Release);
         Ok(file)
     }
 
@@ -522,7 +532,7 @@ impl Region {
         let pinned = self.pin(PageRange::everything());
         debug_assert!(pinned.is_ok());
         // Dropped behind the locks.
-        let listed = self.pins.lock().ranges_mut().file.take();
+        let listed = self.pins.lock().ranges_mut().retire();
         let mapped = self.config.lock().file.take();
         drop((listed, mapped));
     }
@@ -530,12 +540,10 @@ impl Region {
     /// Checks a range that a program passed; `max` as for [`PageRange::parse`]. `EINVAL` if it was
     /// never mapped, or the range is bad.
     pub(crate) fn range(&self, offset: u64, len: u64, max: u64) -> Result<PageRange> {
-        let config = self.config.lock();
-
-        if config.file.is_none() {
-            return Err(EINVAL);
+        match self.frozen_size.load(Acquire) {
+            0 => Err(EINVAL),
+            size => PageRange::parse(offset, len, max, size, PAGE_SIZE).ok_or(EINVAL),
         }
-        PageRange::parse(offset, len, max, config.size, PAGE_SIZE).ok_or(EINVAL)
     }
 
     /// Pins `pages`; tells whether one of them was purged since it was unpinned. May sleep; waits
@@ -579,8 +587,20 @@ impl Region {
     /// Lets `pages` be purged. May sleep. Changes nothing if it fails, unless others change the
     /// same pages meanwhile.
     pub(crate) fn unpin(&self, pages: PageRange) -> Result {
-        let queue = self.shared.lru.queue()?;
         let age = self.shared.lru.now();
+
+        // Most often it makes one range, and there is memory for one since the last PIN.
+        let mut pins = self.pins.lock();
+        if let Some(gap) = pins.only_gap(pages) {
+            if let Some(spare) = pins.ranges_mut().spare_of_current() {
+                self.watch();
+                pins.fill(&self.blocks, gap, age, spare);
+                return Ok(());
+            }
+        }
+        drop(pins);
+
+        let queue = self.shared.lru.queue()?;
         // It may grow to megabytes: that a program's memory cgroup ends there is no news for the
         // log.
         let flags = GFP_KERNEL_ACCOUNT | __GFP_NOWARN;
@@ -611,8 +631,7 @@ impl Region {
         let mut rest = pages;
         loop {
             let mut pins = self.pins.lock();
-            self.watched.store(1, Relaxed);
-            smp_mb(Full);
+            self.watch();
             let progress = pins.unpin(&self.blocks, &mut rest, age, || spares.pop());
             drop(pins);
             match progress {
@@ -623,6 +642,12 @@ impl Region {
                 Progress::More | Progress::Claimed => {}
             }
         }
+    }
+
+    /// To be called with `pins` locked, before it looks at which pages are resident: see `watched`.
+    fn watch(&self) {
+        self.watched.store(1, Relaxed);
+        smp_mb(Full);
     }
 
     /// Whether all of `pages` are pinned.
@@ -1055,6 +1080,8 @@ pub(crate) struct SpareRange {
     node: Node<RegionFile>,
     /// Where a range belongs that is no part of another one.
     queue: Option<QueueRef<RegionFile>>,
+    /// Number of the memory cgroup that is charged.
+    charged: u64,
 }
 
 impl SpareRange {
@@ -1064,6 +1091,7 @@ impl SpareRange {
             entry: RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT)?,
             node: Node::new(GFP_KERNEL_ACCOUNT)?,
             queue,
+            charged: current_cgroup(),
         })
     }
 }
@@ -1079,12 +1107,36 @@ pub(crate) struct Entry {
 ///
 /// # Invariants
 ///
-/// An entry has its `node` exactly if [`listing`] of its range is `None`; else it is listed in the
-/// queue, in that list and with that key.
+/// - An entry has its `node` exactly if [`listing`] of its range is `None`; else it is listed in
+///   the queue, in that list and with that key.
+/// - The memory of an entry is charged to the cgroup of its queue, unless `mixed`.
+/// - `spare` has a queue, and is charged to the cgroup of that.
 pub(crate) struct AgedRanges {
     tree: RBTree<usize, Entry>,
     /// What the LRU's entries hold. There while there are ranges.
     file: Option<RegionFile>,
+    /// Memory of the range that was pinned last, for the next one: programs unpin and pin the same
+    /// again and again.
+    spare: Option<SpareRange>,
+    /// Whether an entry's memory may be charged to another cgroup than that of its queue.
+    mixed: bool,
+}
+
+impl AgedRanges {
+    /// The spare, if the current task would be charged for it.
+    fn spare_of_current(&mut self) -> Option<SpareRange> {
+        let charged = self.spare.as_ref()?.charged;
+
+        if charged != current_cgroup() {
+            return None;
+        }
+        self.spare.take()
+    }
+
+    /// There will be no range any more, and there is none. To be dropped without the lock.
+    fn retire(&mut self) -> (Option<RegionFile>, Option<SpareRange>) {
+        (self.file.take(), self.spare.take())
+    }
 }
 
 /// Where a range belongs: nowhere when all of it was purged.
@@ -1133,6 +1185,7 @@ impl Ranges for AgedRanges {
         };
         let mut node = Some(spare.node);
 
+        self.mixed |= spare.charged != queue.number();
         relist(self.file.as_ref(), &queue, &mut node, None, Some(&range));
         let entry = Entry { range, queue, node };
         self.tree.insert(spare.entry.into_node(range.last, entry));
@@ -1169,6 +1222,7 @@ impl Ranges for AgedRanges {
         };
         let mut node = Some(spare.node);
 
+        self.mixed |= spare.charged != queue.number();
         // Listed before the other leaves room for it: who walks the list at this moment comes to
         // the head's key first, and then to the tail's.
         relist(self.file.as_ref(), &queue, &mut node, None, Some(&tail));
@@ -1182,15 +1236,29 @@ impl Ranges for AgedRanges {
     }
 
     fn remove(&mut self, last: usize) {
-        if let Some(mut entry) = self.tree.remove(&last) {
-            relist(
-                self.file.as_ref(),
-                &entry.queue,
-                &mut entry.node,
-                Some(&entry.range),
-                None,
-            );
+        let Some(mut found) = self.tree.find_mut(&last) else {
+            return;
+        };
+        let entry = found.get_mut();
+        relist(
+            self.file.as_ref(),
+            &entry.queue,
+            &mut entry.node,
+            Some(&entry.range),
+            None,
+        );
+        let (queue, node) = (entry.queue.clone(), entry.node.take());
+        let entry = found.remove_node().into_reservation();
+        if let (false, Some(node)) = (self.mixed, node) {
+            // INVARIANT: Nothing is mixed.
+            self.spare = Some(SpareRange {
+                entry,
+                node,
+                charged: queue.number(),
+                queue: Some(queue),
+            });
         }
+        self.mixed &= !self.tree.is_empty();
     }
 }
 

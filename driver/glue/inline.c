@@ -178,6 +178,11 @@ struct mem_cgroup *ashmem_get_current_mem_cgroup(void)
 	return get_mem_cgroup_from_mm(NULL);
 }
 
+struct mem_cgroup *ashmem_mem_cgroup_from_current(void)
+{
+	return mem_cgroup_disabled() ? NULL : mem_cgroup_from_task(current);
+}
+
 u64 ashmem_mem_cgroup_serial(struct mem_cgroup *memcg)
 {
 #ifdef CONFIG_MEMCG

@@ -48,6 +48,7 @@ struct file *ashmem_shmem_file_setup(loff_t size, bool noreserve);
 void ashmem_mm_account_reclaimed_pages(unsigned long pages);
 void ashmem_seq_escape(struct seq_file *m, const char *s, const char *esc);
 struct mem_cgroup *ashmem_get_current_mem_cgroup(void);
+struct mem_cgroup *ashmem_mem_cgroup_from_current(void);
 u64 ashmem_mem_cgroup_serial(struct mem_cgroup *memcg);
 struct mem_cgroup *ashmem_set_active_memcg(struct mem_cgroup *memcg);
 void ashmem_mem_cgroup_put(struct mem_cgroup *memcg);

@@ -46,6 +46,7 @@ use kernel::{
             Full,
             Relaxed, //
         },
+        rcu,
         Arc,
         SpinLock, //
     },
@@ -125,6 +126,15 @@ impl Drop for Memcg {
         // SAFETY: By the type invariants, the reference is ours; null is allowed.
         unsafe { inline::ashmem_mem_cgroup_put(self.0) };
     }
+}
+
+/// The number, as of [`CgroupRef::number`], of the memory cgroup that what the current task allocates
+/// is charged to; 0 where there are none. May not sleep.
+pub(crate) fn current_cgroup() -> u64 {
+    let _guard = rcu::read_lock();
+
+    // SAFETY: The cgroup of a task stays while RCU is locked. It may be null.
+    unsafe { inline::ashmem_mem_cgroup_serial(inline::ashmem_mem_cgroup_from_current()) }
 }
 
 /// A pointer from [`PerCgroup::all`]; no reference.

@@ -245,14 +245,25 @@ fn each_word<B: Blocks>(
     pages: PageRange,
     mut f: impl FnMut(&Block<B::Word>, usize, u64),
 ) {
+    if pages.is_empty() {
+        return;
+    }
+    let last = (pages.end() - 1) / BLOCK_PAGES;
+    // Most often it is one block, which is cheaper to get than to search for.
+    let next = |from| match from {
+        from if from == last => Some((last, blocks.get(last)?)),
+        from => blocks.at_or_after(from),
+    };
     let mut from = pages.start() / BLOCK_PAGES;
 
-    while let Some((number, block)) = blocks.at_or_after(from) {
-        let first = number * BLOCK_PAGES;
-        if first >= pages.end() {
+    while from <= last {
+        let Some((number, block)) = next(from) else {
+            return;
+        };
+        if number > last {
             return;
         }
-        for (word, mask) in words(pages, first) {
+        for (word, mask) in words(pages, number * BLOCK_PAGES) {
             f(block, word, mask);
         }
         from = number + 1;
@@ -404,6 +415,14 @@ impl<R: Ranges> Pins<R> {
         gaps
     }
 
+    /// What [`Self::unpin`] of `pages` would make a range of, if that is one and no more.
+    pub(crate) fn only_gap(&self, pages: PageRange) -> Option<PageRange> {
+        let mut rest = pages;
+        let gap = self.next_gap(&mut rest)?;
+
+        rest.is_empty().then_some(gap)
+    }
+
     /// Unpins what is pinned of `rest`; what is not keeps its state and its age.
     ///
     /// `spares` gives a node for each gap. Whoever makes a page resident from here on has to call
@@ -430,29 +449,40 @@ impl<R: Ranges> Pins<R> {
                 *rest = before;
                 return Progress::NeedSpare;
             };
-            let mut live = 0;
-            each_word(blocks, gap, |block, word, mask| {
-                let resident = block.resident[word].load() & mask;
-                block.counted[word].put(mask, resident);
-                live += resident.count_ones() as usize;
-            });
-
-            // INVARIANT: a gap overlaps no range; its pages carry no mark, so none is purged.
-            self.ranges.insert(
-                spare,
-                Range {
-                    start: gap.start(),
-                    last: gap.end() - 1,
-                    age,
-                    base: Base::Live,
-                    live,
-                    purged: 0,
-                    claims: 0,
-                },
-            );
-            self.unpinned += gap.len();
+            self.fill(blocks, gap, age, spare);
         }
         Progress::More
+    }
+
+    /// Unpins `gap`, which [`Self::only_gap`] has just given; as [`Self::unpin`].
+    pub(crate) fn fill<B: Blocks>(
+        &mut self,
+        blocks: &B,
+        gap: PageRange,
+        age: u64,
+        spare: R::Spare,
+    ) {
+        let mut live = 0;
+        each_word(blocks, gap, |block, word, mask| {
+            let resident = block.resident[word].load() & mask;
+            block.counted[word].put(mask, resident);
+            live += resident.count_ones() as usize;
+        });
+
+        // INVARIANT: a gap overlaps no range; its pages carry no mark, so none is purged.
+        self.ranges.insert(
+            spare,
+            Range {
+                start: gap.start(),
+                last: gap.end() - 1,
+                age,
+                base: Base::Live,
+                live,
+                purged: 0,
+                claims: 0,
+            },
+        );
+        self.unpinned += gap.len();
     }
 
     /// Pins `rest`, and sets `was_purged` if one of the pages had been purged.
