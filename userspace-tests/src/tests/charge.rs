@@ -38,6 +38,7 @@ tests! {
     charge_of_a_removed_group_is_its_parents @ 60 => "limit.charge",
     group_at_its_limit_kills_its_own @ 60 => "limit.charge",
     ranges_are_charged_to_who_makes_them @ 60 => "limit.metadata",
+    what_a_pin_leaves_is_for_who_paid_for_it @ 60 => "limit.metadata",
     regions_are_charged_to_who_opens_them @ 60 => "limit.metadata",
     unpin_beyond_the_groups_limit_changes_nothing @ 60 => "limit.metadata" "pin.no-leftover",
     unpin_takes_no_more_ranges_than_the_machine_has_pages => "limit.ranges" "pin.no-leftover",
@@ -289,6 +290,75 @@ fn ranges_are_charged_to_who_makes_them() -> anyhow::Result<()> {
     }
     drop(region);
     all.slab_at_most(least / 4, "closed")?;
+    remove(groups)
+}
+
+/// The driver keeps the memory of one range that was pinned, for the next one of the region: never
+/// for one that somebody else is to pay for.
+fn what_a_pin_leaves_is_for_who_paid_for_it() -> anyhow::Result<()> {
+    let count = many(4000);
+    let files = count as libc::rlim_t + 100;
+    setrlimit(Resource::RLIMIT_NOFILE, files, files)?;
+    let groups = groups()?;
+    let (a, b, _) = &groups;
+    // Of all of them together: in one region there is one at most.
+    let regions = (0..count)
+        .map(|_| {
+            let region = Region::sized(3)?;
+            let map = region.map(3)?;
+            Ok((region, map))
+        })
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let unpin = |pages: std::ops::Range<usize>| {
+        regions
+            .iter()
+            .try_for_each(|(region, _)| Ok(region.unpin(pages.clone())?))
+    };
+    let pin = |pages: std::ops::Range<usize>| {
+        regions.iter().try_for_each(|(region, _)| {
+            ensure!(!region.pin(pages.clone())?);
+            Ok(())
+        })
+    };
+    let least = count * RANGE;
+    let none = least / 4;
+
+    // There once only.
+    a.run(|| unpin(0..1))?;
+    let one = a.slab_at_least(least, "who unpinned")?;
+    b.run(|| pin(0..1))?;
+    a.run(|| {
+        unpin(1..2)?;
+        pin(1..2)?;
+        unpin(0..3)
+    })?;
+    a.slab_at_most(one + none, "who unpinned again and again")?;
+    b.slab_at_most(none, "who only pinned")?;
+    pin(0..3)?;
+
+    // Not for somebody else, whose it is from then on.
+    b.run(|| unpin(0..1))?;
+    b.slab_at_least(least, "who unpinned next")?;
+    b.run(|| pin(0..1))?;
+    a.slab_at_most(none, "whose range was the last but one")?;
+
+    // Who splits a range pays for a part of it.
+    a.run(|| unpin(0..3))?;
+    a.slab_at_least(least, "who unpinned three pages")?;
+    b.run(|| pin(1..2))?;
+    a.run(|| {
+        pin(0..1)?;
+        pin(2..3)?;
+        unpin(0..1)
+    })?;
+    a.slab_at_least(least, "who unpinned behind a split")?;
+
+    // It goes with the last descriptor, before the memory does.
+    pin(0..1)?;
+    let maps: Vec<Mapping> = regions.into_iter().map(|(_, map)| map).collect();
+    a.slab_at_most(none, "closed, and mapped")?;
+    b.slab_at_most(none, "closed, and mapped")?;
+    drop(maps);
     remove(groups)
 }
 
