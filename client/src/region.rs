@@ -64,11 +64,14 @@ fn nodes() -> &'static [PathBuf] {
 }
 
 /// The result of the first node for which `f` has one, or else the last error.
-fn first_node<T>(f: impl FnMut(&PathBuf) -> nix::Result<T>) -> nix::Result<T> {
+/// Where one was found, there the next one is looked for.
+fn first_node<T>(mut f: impl FnMut(&PathBuf) -> nix::Result<T>) -> nix::Result<T> {
+    static FOUND: OnceLock<&PathBuf> = OnceLock::new();
     let mut last = Err(Errno::ENOENT);
-    for result in nodes().iter().map(f) {
-        last = result;
+    for node in FOUND.get().copied().into_iter().chain(nodes()) {
+        last = f(node);
         if last.is_ok() {
+            FOUND.get_or_init(|| node);
             break;
         }
     }
