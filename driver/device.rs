@@ -152,13 +152,12 @@ impl Device for Region {
 
 /// ASHMEM_SET_NAME. A bad pointer is `EFAULT` even if the region is frozen, and leaves the name.
 fn set_name(region: &Region, arg: usize) -> Result<isize> {
-    let mut buffer = [0; uapi::NAME_LEN];
     // A string that ends before 256 bytes is read no further; of a longer one, 255 stay.
-    let name = UserSlice::new(UserPtr::from_addr(arg), uapi::NAME_LEN)
-        .reader()
-        .strcpy_into_buf(&mut buffer)?;
+    let user = UserSlice::new(UserPtr::from_addr(arg), uapi::NAME_LEN).reader();
+    let mut name = Name::none();
 
-    region.set_name(Name::new(name.to_bytes()))?;
+    name.fill(|bytes| user.strcpy_into_buf(bytes).map(|_| ()))?;
+    region.set_name(&name)?;
     Ok(0)
 }
 

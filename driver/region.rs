@@ -227,18 +227,19 @@ pub(crate) struct Name {
 
 impl Name {
     /// No name.
-    fn none() -> Self {
+    pub(crate) fn none() -> Self {
         Self {
             bytes: [0; uapi::NAME_LEN],
         }
     }
 
-    /// `name`, cut to 255 bytes.
-    pub(crate) fn new(name: &[u8]) -> Self {
-        let mut this = Self::none();
-        let len = name.len().min(uapi::NAME_LEN - 1);
-        this.bytes[..len].copy_from_slice(&name[..len]);
-        this
+    /// It is what `f` writes, up to its first NUL, or 255 bytes of it.
+    pub(crate) fn fill(&mut self, f: impl FnOnce(&mut [u8]) -> Result) -> Result {
+        let result = f(&mut self.bytes);
+
+        // INVARIANT: It is 0 whatever was written.
+        self.bytes[uapi::NAME_LEN - 1] = 0;
+        result
     }
 
     /// The name; `None` if there is none.
@@ -352,13 +353,13 @@ impl Region {
     }
 
     /// Names it. `EINVAL` if it is frozen.
-    pub(crate) fn set_name(&self, name: Name) -> Result {
+    pub(crate) fn set_name(&self, name: &Name) -> Result {
         let mut config = self.config.lock();
 
         if config.file.is_some() {
             return Err(EINVAL);
         }
-        config.name = name;
+        config.name.bytes = name.bytes;
         Ok(())
     }
 
