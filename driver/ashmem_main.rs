@@ -60,6 +60,7 @@ use glue::{
     device::Registration as DeviceRegistration,
     folio::MAX_FOLIO_ORDER,
     path_exists,
+    pseudo_file::Mount,
     shrinker::{
         OomRegistration,
         Registration as ShrinkerRegistration, //
@@ -150,6 +151,7 @@ impl kernel::InPlaceModule for Ashmem {
             let reclaim = shrinker.shrinker().clone();
             let shared = Arc::new(
                 Shared {
+                    mount: Mount::pin()?,
                     lru: lru.ok_or(EINVAL)?,
                     max_pages,
                     strict_unpin: module_parameters::strict_unpin.value(),

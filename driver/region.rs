@@ -123,6 +123,8 @@ pub(crate) fn populated() -> usize {
 
 /// What all regions share.
 pub(crate) struct Shared {
+    /// Where their files are.
+    pub(crate) mount: Mount,
     /// Where unpinned ranges are listed.
     pub(crate) lru: Arc<RegionLru>,
     /// The largest value that the number of populated pages may have.
@@ -207,8 +209,6 @@ struct Config {
     size: usize,
     /// `PROT_*` bits that mappings may have.
     mask: usize,
-    /// Where its file will be; there once it is sized.
-    mount: Option<Mount>,
     /// There from the first mapping on until the last descriptor closes.
     file: Option<RegionFile>,
     /// Stays as long as the region, that is, as its mappings.
@@ -320,7 +320,6 @@ impl Region {
                         name: Name::none(),
                         size: 0,
                         mask: PROT_ALL,
-                        mount: None,
                         file: None,
                         reservation: None,
                     },
@@ -376,19 +375,14 @@ impl Region {
         name.len()
     }
 
-    /// Sets its size in bytes. May sleep. `EINVAL` if it is frozen.
+    /// Sets its size in bytes. `EINVAL` if it is frozen.
     pub(crate) fn set_size(&self, size: usize) -> Result {
-        // Here, where no lock is held, and not in `mmap`.
-        let mut mount = Some(Mount::pin()?);
         let mut config = self.config.lock();
 
         if config.file.is_some() {
             return Err(EINVAL);
         }
         config.size = size;
-        if config.mount.is_none() {
-            config.mount = mount.take();
-        }
         Ok(())
     }
 
@@ -491,8 +485,7 @@ impl Region {
         noreserve: bool,
     ) -> Result<RegionFile> {
         let reservation = Reservation::new(size, noreserve)?;
-        let mount = config.mount.as_ref().ok_or(EINVAL)?;
-        let file = Self::new_file(mount, &config.name, size, self.into())?;
+        let file = Self::new_file(&self.shared.mount, &config.name, size, self.into())?;
 
         // In place of nothing: no file is dropped under the spinlock.
         self.pins.lock().ranges_mut().file = Some(file.clone());

@@ -6,7 +6,10 @@
 
 use crate::{
     glue::{
-        pseudo_file::PseudoFileOperations,
+        pseudo_file::{
+            Mount,
+            PseudoFileOperations, //
+        },
         shrinker::{
             Pressure,
             Registration, //
@@ -215,6 +218,7 @@ impl Regions {
         let shrinker = for_idle_shrinker(|id| RegionLru::new(c"ashmem_kunit", id))?;
         let before = populated();
         let shared = Shared {
+            mount: Mount::pin()?,
             lru: shrinker.shrinker().0.clone(),
             max_pages: before + max_pages,
             strict_unpin: false,

@@ -43,6 +43,10 @@ use kernel::{
     sync::{
         aref::ARef,
         Arc, //
+    },
+    time::{
+        delay::fsleep,
+        Delta, //
     }, //
 };
 
@@ -331,10 +335,13 @@ unsafe extern "C" fn setattr(
 }
 
 /// The file system, `vfsmount` and the number of pins on it: the last two under `pin_fs_lock`.
+///
+/// The file system has no owner: its superblock would have the module in use for as long as it is
+/// mounted, and that is as long as the module is loaded. What ends them in order is the last
+/// [`Mount`].
 static FS_TYPE: Shared<bindings::file_system_type> =
     Shared(UnsafeCell::new(bindings::file_system_type {
         name: as_char_ptr_in_const_context(c"ashmem"),
-        owner: this_module::<crate::LocalModule>().as_ptr(),
         init_fs_context: Some(init_fs_context),
         kill_sb: Some(bindings::kill_anon_super),
         ..pin_init::zeroed()
@@ -353,8 +360,10 @@ unsafe extern "C" fn init_fs_context(fc: *mut bindings::fs_context) -> c_int {
     unsafe { inline::ashmem_init_pseudo(fc, MAGIC) }
 }
 
-/// One pin on the internal mount. There is a mount, and the module is in use by it, while there is
-/// a pin or a file; it comes with the first pin.
+/// One pin on the internal mount, which comes with the first and goes with the last.
+///
+/// The module has one from before its first file to its end: to make a file system takes more than
+/// all else that a region takes, and has no place under `mmap_lock`.
 ///
 /// # Invariants
 ///
@@ -375,6 +384,24 @@ impl Mount {
         Ok(Self(()))
     }
 
+    /// Waits until no file has the mount, when this is the only pin.
+    ///
+    /// A file gives up its reference to the module before its inode, and with that the page cache,
+    /// which calls us. The mount it gives up last.
+    fn wait_for_files(&self) {
+        let mount = self.as_ptr();
+
+        // SAFETY: By the type invariants, it is there. Two references, the pin's and this one, are
+        // what `may_umount` takes for unused.
+        unsafe { bindings::mntget(mount) };
+        // SAFETY: As above.
+        while unsafe { bindings::may_umount(mount) } == 0 {
+            fsleep(Delta::from_millis(1));
+        }
+        // SAFETY: The reference was taken above.
+        unsafe { bindings::mntput(mount) };
+    }
+
     fn as_ptr(&self) -> *mut bindings::vfsmount {
         // SAFETY: By the type invariants, there is a pin: the pointer is set and does not change.
         unsafe { *MOUNT.0.get() }
@@ -383,6 +410,11 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
+        // SAFETY: The module's own pin is the last. That is, only its end finds 1, when nobody else
+        // makes or drops pins.
+        if unsafe { PINS.0.get().read_volatile() } == 1 {
+            self.wait_for_files();
+        }
         // SAFETY: By the type invariants, there is a pin to undo.
         unsafe { bindings::simple_release_fs(MOUNT.0.get(), PINS.0.get()) }
     }
