@@ -773,20 +773,8 @@ fn opening_and_setting_up() -> anyhow::Result<()> {
             [1, 0],
         ),
         whole(
-            // The file system is mounted for it.
-            "SET_SIZE of the only region",
+            "SET_SIZE",
             fresh,
-            |scene| scene.region().set_size(5 * PAGE).map(|()| 0),
-            NO_MEMORY,
-            [5, 0],
-        ),
-        whole(
-            "SET_SIZE of another one",
-            || {
-                let mut scene = fresh()?;
-                scene.regions.push(Region::sized(1)?);
-                Ok(scene)
-            },
             |scene| scene.region().set_size(5 * PAGE).map(|()| 0),
             NOTHING,
             [0, 0],
