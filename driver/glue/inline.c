@@ -14,9 +14,15 @@
 
 #include "inline.h"
 
-int ashmem_init_pseudo(struct fs_context *fc, unsigned long magic)
+int ashmem_init_pseudo(struct fs_context *fc, unsigned long magic,
+		       const struct super_operations *ops)
 {
-	return init_pseudo(fc, magic) ? 0 : -ENOMEM;
+	struct pseudo_fs_context *ctx = init_pseudo(fc, magic);
+
+	if (!ctx)
+		return -ENOMEM;
+	ctx->ops = ops;
+	return 0;
 }
 
 void ashmem_mapping_init(struct address_space *mapping,

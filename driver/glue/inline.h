@@ -18,7 +18,8 @@
 #include <linux/workqueue.h>
 #include <linux/xarray.h>
 
-int ashmem_init_pseudo(struct fs_context *fc, unsigned long magic);
+int ashmem_init_pseudo(struct fs_context *fc, unsigned long magic,
+		       const struct super_operations *ops);
 void ashmem_mapping_init(struct address_space *mapping,
 			 const struct address_space_operations *a_ops);
 unsigned long ashmem_mapping_size(struct address_space *mapping);

@@ -132,10 +132,14 @@ impl<T: PseudoFileOperations> PseudoFile<T> {
         // SAFETY: The mount, and with it the superblock, is pinned.
         let inode = from_err_ptr(unsafe { bindings::alloc_anon_inode((*mount.as_ptr()).mnt_sb) })?;
 
+        // SAFETY: We run in this module on behalf of an open file of it, so that there is a
+        // reference already, as `__module_get` demands. `evict_inode` gives this one back.
+        unsafe { bindings::__module_get(this_module::<crate::LocalModule>().as_ptr()) };
+
         // SAFETY: Nobody else knows the inode yet. It stays `S_ANON_INODE`, which keeps khugepaged
-        // away from its folios; `S_IFREG` is what `generic_error_remove_folio` and `fallocate`
-        // ask for; without links it is freed with its last reference. It has no name by which
-        // anybody could open it, and mincore(2) tells the truth only to who may write it.
+        // away from its folios; `S_IFREG` is what `generic_error_remove_folio`, `fallocate` and
+        // `evict_inode` ask for; without links it is freed with its last reference. It has no name by
+        // which anybody could open it, and mincore(2) tells the truth only to who may write it.
         unsafe {
             (*inode).i_mode = bindings::S_IFREG as bindings::umode_t | 0o666;
             (*inode).i_op = &INODE_OPERATIONS;
@@ -143,13 +147,6 @@ impl<T: PseudoFileOperations> PseudoFile<T> {
             bindings::clear_nlink(inode);
             inline::ashmem_mapping_init((*inode).i_mapping, &Self::A_OPS);
         }
-
-        // Dropping the file drops a reference to the owner of its operations, yet
-        // `alloc_file_pseudo` takes none.
-        let module = this_module::<crate::LocalModule>().as_ptr();
-        // SAFETY: We run in this module on behalf of an open file of it, so that there is a
-        // reference already, as `__module_get` demands.
-        unsafe { bindings::__module_get(module) };
 
         // SAFETY: All arguments are valid; on success the file owns the inode.
         let file = from_err_ptr(unsafe {
@@ -162,11 +159,8 @@ impl<T: PseudoFileOperations> PseudoFile<T> {
             )
         })
         .inspect_err(|_| {
-            // SAFETY: It failed: inode and module reference are still ours.
-            unsafe {
-                bindings::iput(inode);
-                bindings::module_put(module);
-            }
+            // SAFETY: It failed: the inode is still ours.
+            unsafe { bindings::iput(inode) }
         })?;
 
         // SAFETY: Nobody else knows the file yet.
@@ -203,8 +197,9 @@ impl<T: PseudoFileOperations> PseudoFile<T> {
 
     /// What can be done to the file itself. There is no `mmap`: it can be mapped through the
     /// device only, which looks after the rights.
+    ///
+    /// There is no owner: the inode, which the file holds, has a reference to the module.
     const FOPS: bindings::file_operations = bindings::file_operations {
-        owner: this_module::<crate::LocalModule>().as_ptr(),
         release: Some(Self::release),
         // msync(2) fails without.
         fsync: Some(bindings::noop_fsync),
@@ -337,8 +332,7 @@ unsafe extern "C" fn setattr(
 /// The file system, `vfsmount` and the number of pins on it: the last two under `pin_fs_lock`.
 ///
 /// The file system has no owner: its superblock would have the module in use for as long as it is
-/// mounted, and that is as long as the module is loaded. What ends them in order is the last
-/// [`Mount`].
+/// mounted, and that is as long as the module is loaded. Each inode has instead.
 static FS_TYPE: Shared<bindings::file_system_type> =
     Shared(UnsafeCell::new(bindings::file_system_type {
         name: as_char_ptr_in_const_context(c"ashmem"),
@@ -357,7 +351,33 @@ const MAGIC: usize = 0x6173_686d;
 /// For the VFS, with a context that is being set up.
 unsafe extern "C" fn init_fs_context(fc: *mut bindings::fs_context) -> c_int {
     // SAFETY: The caller gives a context in the making.
-    unsafe { inline::ashmem_init_pseudo(fc, MAGIC) }
+    unsafe { inline::ashmem_init_pseudo(fc, MAGIC, &SUPER_OPERATIONS) }
+}
+
+static SUPER_OPERATIONS: bindings::super_operations = bindings::super_operations {
+    statfs: Some(bindings::simple_statfs),
+    evict_inode: Some(evict_inode),
+    ..pin_init::zeroed()
+};
+
+/// What the core does by itself, and then the module may go, as far as this inode is concerned.
+///
+/// # Safety
+///
+/// For the VFS, with an inode whose last reference is gone.
+unsafe extern "C" fn evict_inode(inode: *mut bindings::inode) {
+    // SAFETY: The caller gives an inode that nobody else has.
+    unsafe {
+        bindings::truncate_inode_pages_final(&raw mut (*inode).i_data);
+        bindings::clear_inode(inode);
+    }
+    // SAFETY: As above. The root's, a folder, has no reference.
+    if u32::from(unsafe { (*inode).i_mode }) & bindings::S_IFMT == bindings::S_IFREG {
+        // SAFETY: `PseudoFile::new` took it. This function returns before the module goes: who held
+        // the inode has the mount still, or the superblock waits for it (`fsnotify_sb_delete`), and the
+        // module's end waits for both.
+        unsafe { bindings::module_put(this_module::<crate::LocalModule>().as_ptr()) };
+    }
 }
 
 /// One pin on the internal mount, which comes with the first and goes with the last.
@@ -386,8 +406,8 @@ impl Mount {
 
     /// Waits until no file has the mount, when this is the only pin.
     ///
-    /// A file gives up its reference to the module before its inode, and with that the page cache,
-    /// which calls us. The mount it gives up last.
+    /// Who has an inode of ours has the module in use; the mount, which comes with it, is given up a
+    /// moment later.
     fn wait_for_files(&self) {
         let mount = self.as_ptr();
 

@@ -65,10 +65,7 @@ use crate::tests::group;
 use crate::tests::group::groups;
 use crate::tests::names::line_at;
 use crate::tests::pin_model;
-use crate::tests::process::await_go;
 use crate::tests::process::dies_of;
-use crate::tests::process::go;
-use crate::tests::process::sockets;
 use crate::tests::process::spawn;
 use crate::tests::process::until;
 use crate::tests::reclaim::number;
@@ -76,7 +73,7 @@ use crate::uring::Ring;
 
 tests! {
     rmmod_is_refused_while_open_or_mapped,
-    rmmod_waits_for_who_holds_an_inode,
+    rmmod_is_refused_while_somebody_holds_an_inode,
     counts_are_those_of_single_pages_with_max_order_0 @ 120,
     max_pages_is_a_limit_that_purges_first => "limit.cap" "limit.cap-purges",
     limit_is_met_by_those_who_have_something_to_give => "limit.cap-purges" "purge.dma",
@@ -157,14 +154,7 @@ fn counts_are_those_of_single_pages_with_max_order_0() -> anyhow::Result<()> {
 }
 
 /// By its path alone, which is no use of the module, though its operations are the module's.
-fn rmmod_waits_for_who_holds_an_inode() -> anyhow::Result<()> {
-    let loaded = || anyhow::Ok(fs::read_to_string("/proc/modules")?.contains("ashmem "));
-    let (here, there) = sockets()?;
-    // It has nothing of what is opened below.
-    let remover = spawn(|| {
-        await_go(&there)?;
-        unload_soon()
-    })?;
+fn rmmod_is_refused_while_somebody_holds_an_inode() -> anyhow::Result<()> {
     let region = Region::sized(2)?;
     let map = region.map(2)?;
     map.stamp(0..2, 1);
@@ -175,14 +165,10 @@ fn rmmod_waits_for_who_holds_an_inode() -> anyhow::Result<()> {
     );
     let held = open(path.as_str(), OFlag::O_PATH, Mode::empty()).context("O_PATH")?;
     drop((map, region));
-    go(&here)?;
-    until("the node is gone", || Ok(!Path::new(NODE).exists()))?;
-    sleep(Duration::from_millis(200));
-    ensure!(loaded()?, "it did not wait");
+    ensure!(unload() == Err(Errno::EAGAIN), "with a descriptor of its file");
     ensure!(fstat(&held)?.st_size as usize == 2 * PAGE);
     drop(held);
-    remover.join()?;
-    ensure!(!loaded()?);
+    unload_soon()?;
     load(c"")
 }
 
