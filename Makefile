@@ -20,6 +20,9 @@ help: ## This list
 #= MINUTES=           soak, fuzz: how long, 60 and 10 if not given
 #= SEED=              fuzz: the first sequence of calls
 #= CALLS=             fuzz: that sequence only, up to this call
+#= COMPARE=           bench: results of an older run; fails if something costs over 10 % more
+#= JSON=              bench: a file that gets the results as well
+#= RECORD=1           bench: put the results into userspace-tests/bench.json, the README and its picture
 #= TIMEOUT=           run, test, bench, soak, fuzz, shell: seconds that one machine may take
 #= ASHMEM_CACHE=      where roots, sources, kernels and objects are kept
 #= MIRROR=            a Debian mirror, if not the one of this machine's apt
@@ -32,7 +35,7 @@ run: ## Load the driver into Debian's own kernel in QEMU and show what it is goo
 test: ## Run all tests: on the host, in the stock kernel and in the debug kernel
 	scripts/run test
 
-bench: ## Count the instructions of what the driver does with few ranges and with many
+bench: ## Count the instructions of what is done to memory: this driver's, a memfd's, others'
 	scripts/run bench
 
 soak: ## Load the driver a thousand times, then do everything at once for MINUTES

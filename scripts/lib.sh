@@ -16,7 +16,7 @@ export ASHMEM_HOME=${ASHMEM_HOME:-${HOME:?}}
 export ASHMEM_BEGIN=${ASHMEM_BEGIN:-$EPOCHSECONDS}
 
 # What passes through sudo and into the root, where it is set.
-PASSED_ON=(ASHMEM_CACHE ASHMEM_HOME ASHMEM_BEGIN KERNEL TEST TIMEOUT MINUTES SEED CALLS MIRROR ALLOW_OUTDATED
+PASSED_ON=(ASHMEM_CACHE ASHMEM_HOME ASHMEM_BEGIN KERNEL TEST TIMEOUT MINUTES SEED CALLS COMPARE JSON RECORD MIRROR ALLOW_OUTDATED
     TERM http_proxy https_proxy HTTP_PROXY HTTPS_PROXY no_proxy NO_PROXY)
 
 # hash_of FILE...: a short key made from the contents without comment lines, so
@@ -219,7 +219,7 @@ TARGET=target-$(hash_of_text "$TREE $ROOT")
 use_programs() {
     CARGO_TARGET_DIR=$CACHE/$TARGET
     [[ -r $ROOT.tools ]] || return 1
-    PROGRAMS=$CACHE/bin/$(hash_of_tree Cargo.toml Cargo.lock client userspace-tests qemu driver/include scripts/inside/client)-$(hash_of "$SCRIPTS/programs" "$ROOT.tools")
+    PROGRAMS=$CACHE/bin/$(hash_of_tree Cargo.toml Cargo.lock client figures userspace-tests qemu driver/include scripts/inside/client)-$(hash_of "$SCRIPTS/programs" "$ROOT.tools")
 }
 
 # use_client: sets CLIENT, the folder of the C library and its header.

@@ -10,8 +10,10 @@
 //! - [`verdict`] judges one run: pure code
 //! - [`host_tests`] runs `cargo test` and reads its result
 //! - [`display`] is what people see
+//! - [`bench`] shows what the benchmark measured
 
 pub mod accel;
+pub mod bench;
 pub mod display;
 pub mod host_tests;
 pub mod initramfs;

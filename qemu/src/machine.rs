@@ -4,8 +4,8 @@
 //!
 //! Every channel is a socket pair of which QEMU inherits one end, so nothing
 //! has a name that could clash, and all of them end when QEMU does:
-//! the serial line (the kernel's warnings and panics), three virtio-serial
-//! ports (report, people's output, kernel log) and QMP, which alone tells a
+//! the serial line (the kernel's warnings and panics), four virtio-serial
+//! ports (report, people's output, kernel log, results) and QMP, which alone tells a
 //! power-off from a restart.
 
 use std::fs;
@@ -91,6 +91,8 @@ pub struct Spec<'a> {
     pub arguments: &'a [&'a str],
     /// KVM or emulation.
     pub accel: Accel,
+    /// RAM, in GiB.
+    pub memory: u32,
     /// After this the machine is ended.
     pub limit: Duration,
 }
@@ -104,6 +106,8 @@ pub struct Logs {
     pub kernel: PathBuf,
     /// The guest's report.
     pub report: PathBuf,
+    /// Results for programs. There is no such file if the guest has none.
+    pub data: PathBuf,
 }
 
 impl Logs {
@@ -116,6 +120,7 @@ impl Logs {
             console: file("console.log"),
             kernel: file("kernel.log"),
             report: file("tap"),
+            data: file("json"),
         })
     }
 }
@@ -160,17 +165,19 @@ pub fn run(spec: &Spec<'_>, logs: &Logs, watch: &mut dyn Watch) -> anyhow::Resul
     let report = channels.add("verdict")?;
     let output = channels.add("out")?;
     let kmsg = channels.add("kmsg")?;
+    let data = channels.add("data")?;
     let mut qmp = channels.add("qmp")?;
     let mut command = qemu(spec, initramfs.path());
     command
         .args(["-display", "none"])
         .args(["-serial", "chardev:console"])
         .args(["-mon", "chardev=qmp,mode=control"])
-        .args(["-device", "virtio-serial-pci,max_ports=4"]);
+        .args(["-device", "virtio-serial-pci,max_ports=5"]);
     for (port, chardev) in [
         ("ashmem.verdict", "verdict"),
         ("ashmem.out", "out"),
         ("ashmem.kmsg", "kmsg"),
+        ("ashmem.data", "data"),
     ] {
         command.args([
             "-device",
@@ -188,13 +195,15 @@ pub fn run(spec: &Spec<'_>, logs: &Logs, watch: &mut dyn Watch) -> anyhow::Resul
     let _ = writeln!(qmp, "{}", json!({"execute": "qmp_capabilities"}));
 
     let (to, events) = mpsc::channel();
-    let open = 5;
+    let open = 6;
     spawn(&to, |to| read_console(console, console_log, to));
     spawn(&to, |to| {
         read_lines(report, |line| to.send(Event::Report(line)).is_ok())
     });
     spawn(&to, |to| read_output(output, to));
     spawn(&to, |_| copy(kmsg, kernel_log));
+    let data_log = logs.data.clone();
+    spawn(&to, move |_| keep(data, &data_log));
     let qmp_in = qmp.try_clone()?;
     spawn(&to, |to| read_qmp(qmp_in, to));
     drop(to);
@@ -343,7 +352,9 @@ fn pack(contents: initramfs::Contents<'_>) -> anyhow::Result<NamedTempFile> {
 fn qemu(spec: &Spec<'_>, initramfs: &Path) -> Command {
     let append = format!(
         "{} -- {}",
-        KERNEL_ARGUMENTS.join(" "),
+        [KERNEL_ARGUMENTS, spec.accel.kernel_arguments()]
+            .concat()
+            .join(" "),
         spec.arguments.join(" ")
     );
     // QEMU has to end with this process even if that is killed.
@@ -351,7 +362,8 @@ fn qemu(spec: &Spec<'_>, initramfs: &Path) -> Command {
     command
         .args(["--pdeathsig", "KILL", "--", QEMU])
         .args(["-nodefaults", "-no-user-config", "-no-reboot"])
-        .args(["-machine", "q35", "-m", "1G"])
+        .args(["-machine", "q35"])
+        .args(["-m", &format!("{}G", spec.memory)])
         .args(spec.accel.arguments())
         .arg("-kernel")
         .arg(spec.kernel)
@@ -480,6 +492,17 @@ fn read_output(mut from: UnixStream, to: &Sender<Event>) {
 fn copy(mut from: UnixStream, mut log: File) {
     // An error is the end: QEMU closed the channel.
     let _ = std::io::copy(&mut from, &mut log);
+}
+
+/// Writes what comes to a file, if something comes. What cannot be written is missed by who reads
+/// the file.
+fn keep(from: UnixStream, path: &Path) {
+    let mut from = BufReader::new(from);
+    if from.fill_buf().is_ok_and(|data| !data.is_empty()) {
+        if let Ok(mut file) = File::create(path) {
+            let _ = std::io::copy(&mut from, &mut file);
+        }
+    }
 }
 
 fn read_qmp(from: UnixStream, to: &Sender<Event>) {

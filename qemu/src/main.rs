@@ -15,7 +15,9 @@ use anyhow::Context;
 use anyhow::bail;
 use anyhow::ensure;
 use ashmem_qemu::accel;
+use ashmem_qemu::accel::Accel;
 use ashmem_qemu::accel::Choice;
+use ashmem_qemu::bench;
 use ashmem_qemu::display;
 use ashmem_qemu::display::Sum;
 use ashmem_qemu::host_tests;
@@ -72,16 +74,27 @@ enum Verb {
         #[arg(long, value_name = "DIR")]
         logs: PathBuf,
     },
-    /// Count the instructions of what the module does.
+    /// Count the instructions of what is done to memory, and where KVM works measure the time, too.
     Bench {
         #[command(flatten)]
         common: Common,
         /// The kernel.
         #[arg(long, value_name = "NAME=KIMG,KO", value_parser = kernel)]
         kernel: Kernel,
-        /// Where the logs go.
+        /// Where the logs go, and NAME.json.
         #[arg(long, value_name = "DIR")]
         logs: PathBuf,
+        /// The results of an older run: say what changed, and fail if something costs over
+        /// 10 % more.
+        #[arg(long, value_name = "JSON")]
+        compare: Option<PathBuf>,
+    },
+    /// Put the results of `bench` into a work tree: JSON, picture, and the README's table.
+    Record {
+        /// The results.
+        results: PathBuf,
+        /// The work tree.
+        tree: PathBuf,
     },
     /// Load the module a thousand times, then run random programs in rounds.
     Soak {
@@ -141,6 +154,9 @@ struct Common {
     /// What runs the guest's instructions.
     #[arg(long, value_enum, default_value_t)]
     accel: Choice,
+    /// The guest's RAM, in GiB.
+    #[arg(long, default_value_t = 1)]
+    memory: u32,
     /// How long a machine may run. Usually 600, for a kernel named `debug`
     /// 2400, for a shell 12 hours; to soak, an hour longer than its rounds.
     #[arg(long, value_name = "SECONDS")]
@@ -222,16 +238,9 @@ fn main() -> ExitCode {
             common,
             kernel,
             logs,
-        } => show(
-            &Common {
-                accel: Choice::Count,
-                ..common.clone()
-            },
-            &kernel,
-            &["bench"],
-            common.limit_for(&kernel),
-            &logs,
-        ),
+            compare,
+        } => measure(&common, &kernel, &logs, compare.as_deref()),
+        Verb::Record { results, tree } => bench::record(&results, &tree).map(|()| true),
         Verb::Soak {
             common,
             kernel,
@@ -444,6 +453,54 @@ fn show(
     Ok(judgement.good())
 }
 
+/// RAM of the guest that measures, in GiB: huge pages for memory that is touched here and there.
+const BENCH_MEMORY: u32 = 3;
+
+/// Measures. True: it went well, and nothing costs much more than in an older run.
+fn measure(
+    common: &Common,
+    kernel: &Kernel,
+    logs: &Path,
+    compare: Option<&Path>,
+) -> anyhow::Result<bool> {
+    let old = compare.map(bench::read).transpose()?;
+    let wanted = Common {
+        memory: BENCH_MEMORY,
+        ..common.clone()
+    };
+    let counted = Common {
+        accel: Choice::Count,
+        ..wanted.clone()
+    };
+    let limit = common.limit_for(kernel);
+    let mut good = show(&counted, kernel, &["bench"], limit, logs)?;
+    let json = Logs::new(logs, &kernel.name)?.data;
+    if good {
+        let results = bench::read(&json)?;
+        print!("{}", bench::table::text(&results));
+        if let Some(old) = old {
+            let changes = bench::compare::changes(&old, &results)?;
+            print!("{changes}");
+            good = changes.good();
+        }
+    }
+    // The time says something only where the processor runs the guest itself.
+    let accel = accel::choose(common.accel, &kernel.image, &common.guest, logs)?;
+    if good && accel == Accel::Kvm {
+        let timed = Kernel {
+            name: format!("{}-time", kernel.name),
+            ..kernel.clone()
+        };
+        good = show(&wanted, &timed, &["bench", "--time"], limit, logs)?;
+        if good {
+            let json = Logs::new(logs, &timed.name)?.data;
+            print!("{}", bench::table::text(&bench::read(&json)?));
+        }
+    }
+    println!("\nthe results, for programs: {}", json.display());
+    Ok(good)
+}
+
 /// Makes random calls. True: nothing was found.
 fn fuzz(
     common: &Common,
@@ -483,6 +540,7 @@ fn boot(
         },
         arguments,
         accel: accel::choose(common.accel, &kernel.image, &common.guest, logs)?,
+        memory: common.memory,
         limit,
     };
     let logs = Logs::new(logs, &kernel.name)?;
@@ -504,6 +562,7 @@ fn shell(common: &Common, kernel: &Kernel, busybox: &Path) -> anyhow::Result<boo
         },
         arguments: &["shell", "--rows", &rows, "--cols", &cols],
         accel: accel::choose(common.accel, &kernel.image, &common.guest, scratch.path())?,
+        memory: common.memory,
         limit: common.limit(12 * 3600),
     };
     println!(

@@ -56,6 +56,7 @@ fn selftest_with(kind: &str, limit: Duration, files: Option<&Path>) -> Judgement
         },
         arguments: &["selftest", kind],
         accel,
+        memory: 1,
         limit,
     };
     let record = machine::run(

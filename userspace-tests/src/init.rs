@@ -22,6 +22,8 @@ use std::time::Instant;
 
 use anyhow::Context;
 use anyhow::bail;
+#[cfg(target_pointer_width = "64")]
+use ashmem_figures::Clock;
 use nix::errno::Errno;
 use nix::kmod::ModuleInitFlags;
 use nix::kmod::finit_module;
@@ -33,6 +35,7 @@ use nix::sys::resource::Resource;
 use nix::sys::resource::setrlimit;
 
 use crate::Mode;
+#[cfg(target_pointer_width = "64")]
 use crate::bench;
 use crate::closing;
 use crate::demo;
@@ -68,7 +71,8 @@ const KMSG_PORT: &str = "ashmem.kmsg";
 /// Whether the kernel counts how often each lock is taken, where it can.
 pub const LOCK_STAT: &str = "/proc/sys/kernel/lock_stat";
 /// How long the benchmark may take, as its clock counts.
-const BENCH_LIMIT: Duration = Duration::from_secs(120);
+#[cfg(target_pointer_width = "64")]
+const BENCH_LIMIT: Duration = Duration::from_secs(300);
 /// How long the demonstration may take on a stock kernel.
 const DEMO_LIMIT: Duration = Duration::from_secs(60);
 
@@ -147,7 +151,12 @@ fn run(mode: Mode) -> anyhow::Result<()> {
             let out = port(OUT_PORT)?;
             show("fuzz", fuzz::as_wanted, limit, &out, &mut report, &mut log)?;
         }
-        Mode::Bench => {
+        #[cfg(target_pointer_width = "64")]
+        Mode::Bench { time } => {
+            if time {
+                // Nobody has set it before.
+                let _ = bench::CLOCK.set(Clock::Nanoseconds);
+            }
             let limit = harness::time_limit(BENCH_LIMIT);
             let out = port(OUT_PORT)?;
             show("bench", bench::run, limit, &out, &mut report, &mut log)?;
@@ -299,7 +308,7 @@ fn mount_all() -> anyhow::Result<()> {
 
 /// Opens a virtio-serial port by the name that the host gave it. They appear a
 /// moment after boot.
-fn port(name: &str) -> anyhow::Result<File> {
+pub fn port(name: &str) -> anyhow::Result<File> {
     const PORTS: &str = "/sys/class/virtio-ports";
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {

@@ -14,6 +14,7 @@
 //! - [`fuzz`]: random calls; [`stress`]: everything at once
 //! - [`tests`], [`demo`], [`bench`], [`soak`], [`shell`], [`selftest`]: the modes
 
+#[cfg(target_pointer_width = "64")]
 mod bench;
 mod closing;
 mod demo;
@@ -96,8 +97,12 @@ enum Mode {
     },
     /// Print the table of fault counts as the README has it.
     Counts,
-    /// Count the instructions of what the module does.
-    Bench,
+    /// Measure what operations on memory cost, in instructions.
+    Bench {
+        /// In time instead.
+        #[arg(long)]
+        time: bool,
+    },
     /// Show what the module is good for.
     Demo,
     /// Load the module a thousand times, then run rounds of random programs.

@@ -568,10 +568,16 @@ impl Mapping {
 
     /// Addresses that nobody else uses, and nobody can read or write.
     pub fn reserve(pages: usize) -> nix::Result<Self> {
-        let len = NonZeroUsize::new(pages * PAGE).ok_or(Errno::EINVAL)?;
         let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
+        Self::anonymous(pages, ProtFlags::PROT_NONE, flags)
+    }
+
+    /// A mapping of no file.
+    pub fn anonymous(pages: usize, prot: ProtFlags, flags: MapFlags) -> nix::Result<Self> {
+        assert!(!flags.intersects(MapFlags::MAP_FIXED), "see `map_onto`");
+        let len = NonZeroUsize::new(pages * PAGE).ok_or(Errno::EINVAL)?;
         // SAFETY: Without MAP_FIXED a mapping replaces nothing.
-        let base = unsafe { mmap_anonymous(None, len, ProtFlags::PROT_NONE, flags) }?;
+        let base = unsafe { mmap_anonymous(None, len, prot, flags) }?;
         Ok(Self {
             base: base.cast(),
             len: len.get(),

@@ -416,7 +416,7 @@ fn msync_gives_zero() -> anyhow::Result<()> {
 }
 
 /// mincore(2): `1` where a page is there.
-fn resident(map: &Mapping) -> anyhow::Result<String> {
+pub fn resident(map: &Mapping) -> anyhow::Result<String> {
     let mut found = vec![0xff; map.pages()];
     // SAFETY: It writes a byte for each page.
     Errno::result(unsafe { libc::mincore(map.pointer().as_ptr(), map.len(), found.as_mut_ptr()) })

@@ -25,7 +25,7 @@ mod history;
 mod hwpoison;
 mod kunit;
 mod locks;
-mod mapping;
+pub mod mapping;
 pub mod memory;
 mod migration;
 pub mod module;
