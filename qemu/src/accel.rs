@@ -65,15 +65,6 @@ impl Accel {
             ],
         }
     }
-
-    /// What the kernel is told besides.
-    pub fn kernel_arguments(self) -> &'static [&'static str] {
-        match self {
-            Self::Kvm | Self::Tcg => &[],
-            // The same run again, down to the addresses.
-            Self::Count => &["nokaslr", "randomize_kstack_offset=off"],
-        }
-    }
 }
 
 /// What the user says about it.
@@ -117,7 +108,7 @@ pub fn choose(choice: Choice, kernel: &Path, guest: &Path, logs: &Path) -> anyho
         },
         arguments: &["selftest", "pass"],
         accel: Accel::Kvm,
-        memory: 1,
+        measures: false,
         limit: PROBE_LIMIT,
     };
     let record = machine::run(&spec, &Logs::new(logs, "kvm-probe")?, &mut ())?;

@@ -74,6 +74,16 @@ const KERNEL_ARGUMENTS: &[&str] = &[
     "kunit.filter_glob=none",
 ];
 
+/// What a kernel is told besides, of which something is measured.
+const MEASURED: &[&str] = &[
+    // The same run again, down to the addresses.
+    "nokaslr",
+    "randomize_kstack_offset=off",
+    // Debian's kernel clears all memory as it is allocated, and tmpfs, not knowing, clears it
+    // once more. The other kinds of memory would look good for nothing of their own.
+    "init_on_alloc=0",
+];
+
 /// How long a machine may go on after a fatal line: for the rest of its text.
 const GRACE: Duration = Duration::from_secs(3);
 /// How long QEMU may take to leave once its channels are closed, or it was
@@ -91,8 +101,8 @@ pub struct Spec<'a> {
     pub arguments: &'a [&'a str],
     /// KVM or emulation.
     pub accel: Accel,
-    /// RAM, in GiB.
-    pub memory: u32,
+    /// For measuring: more RAM, and a kernel that is told [`MEASURED`] as well.
+    pub measures: bool,
     /// After this the machine is ended.
     pub limit: Duration,
 }
@@ -350,11 +360,14 @@ fn pack(contents: initramfs::Contents<'_>) -> anyhow::Result<NamedTempFile> {
 
 /// The machine itself.
 fn qemu(spec: &Spec<'_>, initramfs: &Path) -> Command {
+    // Huge pages for memory that is touched here and there take the 3 GiB.
+    let (memory, measured) = match spec.measures {
+        true => ("3G", MEASURED),
+        false => ("1G", &[][..]),
+    };
     let append = format!(
         "{} -- {}",
-        [KERNEL_ARGUMENTS, spec.accel.kernel_arguments()]
-            .concat()
-            .join(" "),
+        [KERNEL_ARGUMENTS, measured].concat().join(" "),
         spec.arguments.join(" ")
     );
     // QEMU has to end with this process even if that is killed.
@@ -362,8 +375,7 @@ fn qemu(spec: &Spec<'_>, initramfs: &Path) -> Command {
     command
         .args(["--pdeathsig", "KILL", "--", QEMU])
         .args(["-nodefaults", "-no-user-config", "-no-reboot"])
-        .args(["-machine", "q35"])
-        .args(["-m", &format!("{}G", spec.memory)])
+        .args(["-machine", "q35", "-m", memory])
         .args(spec.accel.arguments())
         .arg("-kernel")
         .arg(spec.kernel)

@@ -154,13 +154,13 @@ struct Common {
     /// What runs the guest's instructions.
     #[arg(long, value_enum, default_value_t)]
     accel: Choice,
-    /// The guest's RAM, in GiB.
-    #[arg(long, default_value_t = 1)]
-    memory: u32,
     /// How long a machine may run. Usually 600, for a kernel named `debug`
     /// 2400, for a shell 12 hours; to soak, an hour longer than its rounds.
     #[arg(long, value_name = "SECONDS")]
     limit: Option<u64>,
+    /// See [`Spec::measures`].
+    #[arg(skip)]
+    measures: bool,
 }
 
 impl Common {
@@ -453,9 +453,6 @@ fn show(
     Ok(judgement.good())
 }
 
-/// RAM of the guest that measures, in GiB: huge pages for memory that is touched here and there.
-const BENCH_MEMORY: u32 = 3;
-
 /// Measures. True: it went well, and nothing costs much more than in an older run.
 fn measure(
     common: &Common,
@@ -465,7 +462,7 @@ fn measure(
 ) -> anyhow::Result<bool> {
     let old = compare.map(bench::read).transpose()?;
     let wanted = Common {
-        memory: BENCH_MEMORY,
+        measures: true,
         ..common.clone()
     };
     let counted = Common {
@@ -540,7 +537,7 @@ fn boot(
         },
         arguments,
         accel: accel::choose(common.accel, &kernel.image, &common.guest, logs)?,
-        memory: common.memory,
+        measures: common.measures,
         limit,
     };
     let logs = Logs::new(logs, &kernel.name)?;
@@ -562,7 +559,7 @@ fn shell(common: &Common, kernel: &Kernel, busybox: &Path) -> anyhow::Result<boo
         },
         arguments: &["shell", "--rows", &rows, "--cols", &cols],
         accel: accel::choose(common.accel, &kernel.image, &common.guest, scratch.path())?,
-        memory: common.memory,
+        measures: common.measures,
         limit: common.limit(12 * 3600),
     };
     println!(

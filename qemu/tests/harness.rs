@@ -56,7 +56,7 @@ fn selftest_with(kind: &str, limit: Duration, files: Option<&Path>) -> Judgement
         },
         arguments: &["selftest", kind],
         accel,
-        memory: 1,
+        measures: false,
         limit,
     };
     let record = machine::run(

@@ -114,9 +114,9 @@ mod unit {
             per,
             costs: costs.iter().copied().collect::<BTreeMap<_, _>>(),
         };
-        let pin = Cost {
+        let free = |of: f64| Cost {
             fresh: 0.0,
-            ..cost(500.0)
+            ..cost(of)
         };
         Results {
             kernel: "7.3.4".into(),
@@ -132,7 +132,13 @@ mod unit {
                         (Target::Memfd, cost(4096.0 + 1000.0)),
                     ],
                 ),
-                of("pin", Per::Call, &[(Target::Ashmem, pin)]),
+                of("pin", Per::Call, &[(Target::Ashmem, free(500.0))]),
+                of(
+                    "read(2), 64 B",
+                    Per::Copy,
+                    &[(Target::Ashmem, free(80.0)), (Target::Memfd, free(70.0))],
+                ),
+                of("read(2), 1 MiB", Per::Copy, &[(Target::Memfd, free(900.0))]),
             ],
             growth: Growth {
                 few: 2,

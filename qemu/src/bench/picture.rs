@@ -69,9 +69,12 @@ fn group(results: &Results, operation: &Operation, top: f64) -> Group {
         };
         let width = ratio.clamp(0.0, LONGEST) * ONE;
         let number = format!("{ratio:.2}");
-        group = group
-            .add(bar(LEFT, y, width, colour))
-            .add(text(number, LEFT + width + 4.0, y + 8.5, 9));
+        group = group.add(bar(LEFT, y, width, colour)).add(text(
+            number,
+            LEFT + width + 4.0,
+            y + 8.5,
+            9,
+        ));
     }
     group
 }
@@ -126,9 +129,7 @@ pub fn svg(results: &Results) -> String {
                     .set("y2", bottom)
                     .set("stroke", colour),
             )
-            .add(
-                text(format!("{mark:.1}"), x, bottom + 14.0, 10).set("text-anchor", "middle"),
-            );
+            .add(text(format!("{mark:.1}"), x, bottom + 14.0, 10).set("text-anchor", "middle"));
     }
     for (row, operation) in shown.into_iter().enumerate() {
         document = document.add(group(results, operation, TOP + row as f64 * step));

@@ -2,6 +2,7 @@
 
 //! The results as tables.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use ashmem_figures::Clock;
@@ -11,6 +12,7 @@ use ashmem_figures::Per;
 use ashmem_figures::Results;
 use ashmem_figures::Target;
 
+use super::name;
 use super::net;
 use super::ratio;
 
@@ -161,9 +163,8 @@ pub fn markdown(results: &Results) -> String {
         let costs = |target| or_absent(net(results, operation, target).map(number));
         let ratios =
             |target| or_absent(ratio(results, operation, target).map(|r| format!("{r:.2}")));
-        let of = |target, get: fn(&Cost) -> String| {
-            or_absent(operation.costs.get(&target).map(get))
-        };
+        let of =
+            |target, get: fn(&Cost) -> String| or_absent(operation.costs.get(&target).map(get));
         let (faults, held): (fn(&Cost) -> _, fn(&Cost) -> _) =
             (|c| c.faults.to_string(), |c| c.held.to_string());
         let cells = [
@@ -180,8 +181,8 @@ pub fn markdown(results: &Results) -> String {
         ];
         let _ = writeln!(out, "| {} |", cells.join(" | "));
     }
-    out += "\n| for a call, or a copy | this driver | memfd | ratio |\n|---|--:|--:|--:|\n";
-    for operation in with(Per::Call).chain(with(Per::Copy)) {
+    out += "\n| for a call | this driver | memfd | ratio |\n|---|--:|--:|--:|\n";
+    for operation in with(Per::Call) {
         let costs = |target| or_absent(net(results, operation, target).map(number));
         let _ = writeln!(
             out,
@@ -192,7 +193,39 @@ pub fn markdown(results: &Results) -> String {
             or_absent(ratio(results, operation, Target::Ashmem).map(|r| format!("{r:.2}")))
         );
     }
+    out += &copies(with(Per::Copy));
     let _ = write!(out, "\n```text\n{}```\n", growth(results));
+    out
+}
+
+/// A row for each way to copy, a column for each size. Its operations are called `WAY, SIZE`.
+fn copies<'a>(operations: impl Iterator<Item = &'a Operation>) -> String {
+    let (mut sizes, mut rows) = (vec![], BTreeMap::<String, BTreeMap<&str, f64>>::new());
+    for operation in operations {
+        let (way, size) = operation
+            .name
+            .split_once(", ")
+            .unwrap_or((&operation.name, ""));
+        if !sizes.contains(&size) {
+            sizes.push(size);
+        }
+        for target in [Target::Ashmem, Target::Memfd] {
+            if let Some(cost) = operation.costs.get(&target) {
+                let row = rows.entry(format!("{way}, {}", name(target))).or_default();
+                row.insert(size, cost.cost);
+            }
+        }
+    }
+    let mut out = format!("\n| for a copy of | {} |\n|---|", sizes.join(" | "));
+    out += &"--:|".repeat(sizes.len());
+    out.push('\n');
+    for (what, costs) in rows {
+        let cells: Vec<_> = sizes
+            .iter()
+            .map(|size| or_absent(costs.get(size).copied().map(number)))
+            .collect();
+        let _ = writeln!(out, "| {what} | {} |", cells.join(" | "));
+    }
     out
 }
 
@@ -239,5 +272,8 @@ mod unit_tests {
         let row = "| touch | 1500 | 1000 | 1.50 | 16 | 16 | 17 | 17 | - | - |\n";
         assert!(markdown.contains(row), "{markdown}");
         assert!(markdown.contains("| pin | 500 | - | - |\n"), "{markdown}");
+        let copies = "| for a copy of | 64 B | 1 MiB |\n|---|--:|--:|\n\
+                      | read(2), memfd | 70 | 900 |\n| read(2), this driver | 80 | - |\n";
+        assert!(markdown.contains(copies), "{markdown}");
     }
 }

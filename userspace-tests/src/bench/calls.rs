@@ -89,7 +89,10 @@ fn pins(bench: &mut Bench, target: Target) -> anyhow::Result<()> {
 
 /// Between the memory and a buffer of the program: through a mapping, and by system calls.
 fn copies(bench: &mut Bench, target: Target) -> anyhow::Result<()> {
-    let pages = COPIES.map(|(size, ..)| size.div_ceil(PAGE)).into_iter().max();
+    let pages = COPIES
+        .map(|(size, ..)| size.div_ceil(PAGE))
+        .into_iter()
+        .max();
     let pages = pages.unwrap_or_default();
     let memory = Memory::new(target, pages)?;
     let map = memory.map()?;

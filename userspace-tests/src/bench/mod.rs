@@ -115,7 +115,6 @@ impl Bench {
         Ok(bytes / PAGE as i64)
     }
 
-    /// Notes a cost; of several tries the least.
     fn note(&mut self, name: &str, per: Per, target: Target, cost: Cost) {
         let at = self.operations.iter().position(|o| o.name == name);
         let at = at.unwrap_or_else(|| {
@@ -126,10 +125,8 @@ impl Bench {
             });
             self.operations.len() - 1
         });
-        let noted = self.operations[at].costs.entry(target).or_insert(cost);
-        if cost.cost < noted.cost {
-            *noted = cost;
-        }
+        let noted = self.operations[at].costs.insert(target, cost);
+        assert!(noted.is_none(), "{target:?}: {name}, twice");
     }
 
     /// Measures `body`, which does something `units` times. `map` shows what memory it allocates;

@@ -45,7 +45,13 @@ impl Memory {
             ftruncate(&fd, (pages * PAGE) as i64)?;
             Ok(Backing::File(fd))
         };
-        let open = |path, flags| open(path, flags | OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::S_IRWXU);
+        let open = |path, flags| {
+            open(
+                path,
+                flags | OFlag::O_RDWR | OFlag::O_CLOEXEC,
+                Mode::S_IRWXU,
+            )
+        };
         let backing = match target {
             Target::Ashmem | Target::AshmemHuge => Backing::Region(Region::sized(pages)?),
             Target::Memfd | Target::MemfdHuge => {
