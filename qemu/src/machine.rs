@@ -79,6 +79,7 @@ const MEASURED: &[&str] = &[
     // The same run again, down to the addresses.
     "nokaslr",
     "randomize_kstack_offset=off",
+    "norandmaps",
     // Debian's kernel clears all memory as it is allocated, and tmpfs, not knowing, clears it
     // once more. The other kinds of memory would look good for nothing of their own.
     "init_on_alloc=0",

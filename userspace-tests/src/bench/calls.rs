@@ -5,12 +5,16 @@
 use std::os::fd::BorrowedFd;
 
 use anyhow::ensure;
+use ashmem_figures::Cost;
 use ashmem_figures::Per;
 use ashmem_figures::Target;
+use nix::sys::mman::MapFlags;
+use nix::sys::mman::ProtFlags;
 use nix::sys::uio::pread;
 use nix::sys::uio::pwrite;
 
 use super::Bench;
+use super::clock;
 use super::growth;
 use super::pages::PAGES;
 use super::pages_of;
@@ -28,13 +32,13 @@ const COPIES: [(usize, &str, usize); 5] = [
     (1 << 20, "1 MiB", 1),
 ];
 
+/// At most (`MAPLE_RANGE64_SLOTS`).
+const MAPPINGS_IN_A_NODE: usize = 16;
+
 /// Measures one kind of memory.
 pub fn measure(bench: &mut Bench, target: Target) -> anyhow::Result<()> {
     life(bench, target)?;
-    let memory = Memory::new(target, PAGES)?;
-    bench.calls(("mmap and munmap", Per::Call), target, 0.0, 50, || {
-        memory.map().map(drop)
-    })?;
+    mmap_and_munmap(bench, target)?;
     if target == Target::Ashmem {
         pins(bench, target)?;
     }
@@ -59,6 +63,33 @@ fn life(bench: &mut Bench, target: Target) -> anyhow::Result<()> {
         drop(memory);
         Ok(())
     })
+}
+
+/// Of memory in which nothing is touched.
+///
+/// What is beside a mapping decides whether the kernel's tree of them has to make a node for one
+/// more. So this is tried beside more and more others, and the least counts.
+fn mmap_and_munmap(bench: &mut Bench, target: Target) -> anyhow::Result<()> {
+    let memory = Memory::new(target, PAGES)?;
+    let mut others = vec![];
+    let mut least = f64::MAX;
+    for other in 0..2 * MAPPINGS_IN_A_NODE {
+        least = least.min(clock::least(20, || memory.map().map(drop))?);
+        // Those that are alike would be one.
+        let prot = match other % 2 {
+            0 => ProtFlags::PROT_NONE,
+            _ => ProtFlags::PROT_READ,
+        };
+        others.push(Mapping::anonymous(1, prot, MapFlags::MAP_PRIVATE)?);
+    }
+    let cost = Cost {
+        cost: least,
+        fresh: 0.0,
+        faults: 0,
+        held: 0,
+    };
+    bench.note("mmap and munmap", Per::Call, target, cost);
+    Ok(())
 }
 
 /// What only a region has.

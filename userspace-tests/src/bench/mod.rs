@@ -115,6 +115,7 @@ impl Bench {
         Ok(bytes / PAGE as i64)
     }
 
+    /// Notes a cost.
     fn note(&mut self, name: &str, per: Per, target: Target, cost: Cost) {
         let at = self.operations.iter().position(|o| o.name == name);
         let at = at.unwrap_or_else(|| {
@@ -143,9 +144,9 @@ impl Bench {
         let before = there(map)?;
         wait_for_a_tick();
         let usage = getrusage(UsageWho::RUSAGE_SELF)?;
-        let start = clock::now();
+        let start = clock::own();
         let done = body();
-        let took = clock::since(start);
+        let took = clock::since(start, clock::own);
         let usage_after = getrusage(UsageWho::RUSAGE_SELF)?;
         done.with_context(|| format!("{target:?}: {name}"))?;
         let fresh = there(map)? - before;
