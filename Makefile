@@ -22,7 +22,7 @@ help: ## This list
 #= CALLS=             fuzz: that sequence only, up to this call
 #= COMPARE=           bench: results of an older run; fails if something costs over 10 % more
 #= JSON=              bench: a file that gets the results as well
-#= RECORD=1           bench: put the results into userspace-tests/bench.json, the README and its picture
+#= RECORD=1           bench: put the results into docs/bench.json, the README and its picture
 #= TIMEOUT=           run, test, bench, soak, fuzz, shell: seconds that one machine may take
 #= ASHMEM_CACHE=      where roots, sources, kernels and objects are kept
 #= MIRROR=            a Debian mirror, if not the one of this machine's apt
