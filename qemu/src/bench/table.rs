@@ -165,17 +165,17 @@ pub fn markdown(results: &Results) -> String {
             |target| or_absent(ratio(results, operation, target).map(|r| format!("{r:.2}")));
         let of =
             |target, get: fn(&Cost) -> String| or_absent(operation.costs.get(&target).map(get));
-        let (faults, held): (fn(&Cost) -> _, fn(&Cost) -> _) =
-            (|c| c.faults.to_string(), |c| c.held.to_string());
+        let faults = |target| of(target, |cost| cost.faults.to_string());
+        let held = |target| of(target, |cost| cost.held.to_string());
         let cells = [
             operation.name.clone(),
             costs(Target::Ashmem),
             costs(Target::Memfd),
             ratios(Target::Ashmem),
-            of(Target::Ashmem, faults),
-            of(Target::Memfd, faults),
-            of(Target::Ashmem, held),
-            of(Target::Memfd, held),
+            faults(Target::Ashmem),
+            faults(Target::Memfd),
+            held(Target::Ashmem),
+            held(Target::Memfd),
             ratios(Target::AshmemHuge),
             ratios(Target::MemfdHuge),
         ];
