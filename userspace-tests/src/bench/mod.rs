@@ -115,14 +115,6 @@ impl Bench {
         Ok(bytes / PAGE as i64)
     }
 
-    /// The same, before memory is made. Free memory is put together first: which pages are given
-    /// out decides what freeing them costs, and hangs on all that was done before.
-    fn base(&self) -> anyhow::Result<i64> {
-        const COMPACT: &str = "/proc/sys/vm/compact_memory";
-        fs::write(COMPACT, "1").context(COMPACT)?;
-        self.held()
-    }
-
     /// Notes a cost.
     fn note(&mut self, name: &str, per: Per, target: Target, cost: Cost) {
         let at = self.operations.iter().position(|o| o.name == name);

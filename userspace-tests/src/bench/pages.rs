@@ -66,7 +66,7 @@ fn second_mappings(
     forwards: &[usize],
     random: &[usize],
 ) -> anyhow::Result<()> {
-    let base = bench.base()?;
+    let base = bench.held()?;
     let memory = Memory::new(target, PAGES)?;
     let first = memory.map()?;
     let what = page("first touch, written in sequence");
@@ -98,7 +98,7 @@ fn second_mappings(
 
 /// Touched backwards, and given back.
 fn life(bench: &mut Bench, target: Target, backwards: &[usize]) -> anyhow::Result<()> {
-    let base = bench.base()?;
+    let base = bench.held()?;
     let memory = Memory::new(target, PAGES)?;
     let map = memory.map()?;
     let what = page("first touch, written backwards");
@@ -112,7 +112,7 @@ fn life(bench: &mut Bench, target: Target, backwards: &[usize]) -> anyhow::Resul
 
 /// Touched at random, taken away, and touched again.
 fn taken_away(bench: &mut Bench, target: Target, random: &[usize]) -> anyhow::Result<()> {
-    let base = bench.base()?;
+    let base = bench.held()?;
     let memory = Memory::new(target, PAGES)?;
     let map = memory.map()?;
     let what = page("first touch, written at random");
@@ -128,7 +128,7 @@ fn taken_away(bench: &mut Bench, target: Target, random: &[usize]) -> anyhow::Re
 
 /// Touched by reading.
 fn by_reading(bench: &mut Bench, target: Target, forwards: &[usize]) -> anyhow::Result<()> {
-    let base = bench.base()?;
+    let base = bench.held()?;
     let memory = Memory::new(target, PAGES)?;
     let map = memory.map()?;
     let what = page("first touch, read in sequence");
@@ -137,7 +137,7 @@ fn by_reading(bench: &mut Bench, target: Target, forwards: &[usize]) -> anyhow::
 
 /// Populated.
 fn at_once(bench: &mut Bench, target: Target) -> anyhow::Result<()> {
-    let base = bench.base()?;
+    let base = bench.held()?;
     let memory = Memory::new(target, PAGES)?;
     let map = memory.map()?;
     let what = page("MADV_POPULATE_WRITE");
@@ -154,7 +154,7 @@ fn here_and_there(
     advice: Option<libc::c_int>,
 ) -> anyhow::Result<()> {
     let pages: Vec<usize> = (0..FAR).step_by(APART).collect();
-    let base = bench.base()?;
+    let base = bench.held()?;
     let memory = Memory::new(target, FAR)?;
     let map = memory.map()?;
     if let Some(advice) = advice {
