@@ -37,8 +37,7 @@ fn advice(fault: &Fault<'_>) -> Advice {
 /// Order of the folio to be allocated for it.
 fn order(region: &Region, fault: &Fault<'_>) -> u32 {
     let mappable = fault.mappable();
-    let bounds =
-        PageRange::whole(fault.mapping().size()).clamp(mappable.start, mappable.end);
+    let bounds = PageRange::whole(fault.mapping().size()).clamp(mappable.start, mappable.end);
 
     region.order(fault.index(), bounds, advice(fault))
 }

@@ -153,12 +153,7 @@ const MOST_QUEUES: usize = 64;
 
 /// Takes about `want` live pages, those first that were unpinned longest ago; with `pressure`, of
 /// those that can help there. What it had to leave is noted with the queue.
-fn purge_oldest(
-    lru: &RegionLru,
-    pressure: Option<&Pressure<'_>>,
-    want: usize,
-    how: How,
-) -> Taken {
+fn purge_oldest(lru: &RegionLru, pressure: Option<&Pressure<'_>>, want: usize, how: How) -> Taken {
     let mut taken = Taken::default();
     // Each once: what can be taken from it is taken then.
     let mut seen = [0; MOST_QUEUES];

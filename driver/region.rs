@@ -42,7 +42,6 @@ use crate::{
         },
         page_range::PageRange,
         pins::{
-            is_resident,
             next_hole,
             next_resident,
             Block,
@@ -758,7 +757,7 @@ impl Region {
 
     /// Whether a page has memory; out of date at once unless its folio is locked.
     pub(crate) fn is_resident(&self, index: usize) -> bool {
-        is_resident(&self.blocks, index)
+        self.blocks.is_resident(index)
     }
 
     /// Order of the folio that page `index`, which has no memory, is to get; within `bounds`.

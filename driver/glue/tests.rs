@@ -335,7 +335,10 @@ fn folios(mapping: &Mapping, pages: usize) -> Result<KVec<u8>> {
     let mut picture = KVec::with_capacity(pages, GFP_KERNEL)?;
     for page in 0..pages {
         let size = mapping.folio(page).map_or(0, |folio| folio.nr_pages());
-        picture.push(b"-1248g"[size.checked_ilog2().map_or(0, |n| n as usize + 1)], GFP_KERNEL)?;
+        picture.push(
+            b"-1248g"[size.checked_ilog2().map_or(0, |n| n as usize + 1)],
+            GFP_KERNEL,
+        )?;
     }
     Ok(picture)
 }

@@ -140,9 +140,7 @@ impl Fault<'_> {
     /// file.
     pub(crate) fn fits_huge(&self) -> bool {
         // SAFETY: By the type invariants, `vmf` and the locked VMA are valid.
-        unsafe {
-            inline::ashmem_thp_vma_suitable(self.vma(), (*self.0).__bindgen_anon_1.address)
-        }
+        unsafe { inline::ashmem_thp_vma_suitable(self.vma(), (*self.0).__bindgen_anon_1.address) }
     }
 
     /// Whether there is no page table yet, so that a huge page may be mapped.

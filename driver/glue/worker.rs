@@ -96,9 +96,7 @@ impl<J: Job> Worker<J> {
     /// clock.
     pub(crate) fn wait(&self, ticket: usize, ticks: c_long) {
         // SAFETY: By the type invariants, the queue is initialised; the counter may be read at any time.
-        unsafe {
-            inline::ashmem_wait_until(self.waiters.get(), self.done.as_ptr(), ticket, ticks)
-        };
+        unsafe { inline::ashmem_wait_until(self.waiters.get(), self.done.as_ptr(), ticket, ticks) };
     }
 
     /// # Safety

@@ -16,13 +16,8 @@
 //! There is no state but which pages have memory: several tasks that touch a region at different
 //! places do not disturb each other, and there is no lock.
 
-use super::{
-    page_range::PageRange,
-    pins::{
-        resident_word,
-        Blocks, //
-    }, //
-};
+use super::page_range::PageRange;
+use super::pins::Blocks;
 
 /// What the owner of a mapping, or the system, says of how it will be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,11 +66,11 @@ pub(crate) fn order<B: Blocks>(
 pub(crate) fn is_hole<B: Blocks>(blocks: &B, block: PageRange) -> bool {
     if block.len() < 64 {
         let mask = ((1 << block.len()) - 1) << (block.start() % 64);
-        return resident_word(blocks, block.start()) & mask == 0;
+        return blocks.resident_word(block.start()) & mask == 0;
     }
     (block.start()..block.end())
         .step_by(64)
-        .all(|page| resident_word(blocks, page) == 0)
+        .all(|page| blocks.resident_word(page) == 0)
 }
 
 /// How many pages in a row right below `page` have memory; `enough` or more are all the same.
@@ -85,7 +80,7 @@ fn run_below<B: Blocks>(blocks: &B, page: usize, enough: usize) -> usize {
     while run < enough && run < page {
         let last = page - 1 - run;
         let pages = last % 64 + 1;
-        let ones = (resident_word(blocks, last) << (64 - pages)).leading_ones() as usize;
+        let ones = (blocks.resident_word(last) << (64 - pages)).leading_ones() as usize;
         run += ones;
         if ones < pages {
             break;
@@ -100,7 +95,7 @@ fn run_above<B: Blocks>(blocks: &B, page: usize, enough: usize) -> usize {
 
     while run < enough {
         let first = page + 1 + run;
-        let ones = (resident_word(blocks, first) >> (first % 64)).trailing_ones() as usize;
+        let ones = (blocks.resident_word(first) >> (first % 64)).trailing_ones() as usize;
         run += ones;
         if ones < 64 - first % 64 {
             break;

@@ -175,23 +175,22 @@ pub(crate) trait Blocks {
 
     /// The first block with this number or a greater one, and its number.
     fn at_or_after(&self, number: usize) -> Option<(usize, &Block<Self::Word>)>;
+
+    /// Which of the 64 pages around `page`, aligned, are resident. Needs no lock.
+    fn resident_word(&self, page: usize) -> u64 {
+        self.get(page / BLOCK_PAGES)
+            .map_or(0, |block| block.resident[place(page).0].load())
+    }
+
+    /// Whether `page` is resident. Needs no lock.
+    fn is_resident(&self, page: usize) -> bool {
+        self.resident_word(page) & place(page).1 != 0
+    }
 }
 
 /// The first resident page in `from..end`. Needs no lock.
 pub(crate) fn next_resident<B: Blocks>(blocks: &B, from: usize, end: usize) -> Option<usize> {
     find(blocks, from, end, |block, word| block.resident[word].load())
-}
-
-/// Which of the 64 pages around `page`, aligned, are resident. Needs no lock.
-pub(crate) fn resident_word<B: Blocks>(blocks: &B, page: usize) -> u64 {
-    blocks
-        .get(page / BLOCK_PAGES)
-        .map_or(0, |block| block.resident[place(page).0].load())
-}
-
-/// Whether `page` is resident. Needs no lock.
-pub(crate) fn is_resident<B: Blocks>(blocks: &B, page: usize) -> bool {
-    resident_word(blocks, page) & place(page).1 != 0
 }
 
 /// The first page in `from..end` that is not resident. Needs no lock.

@@ -80,7 +80,7 @@ fn touch(pages: impl IntoIterator<Item = usize>, max: u32, advice: Advice) -> Ve
     let mut blocks = Resident::default();
     let mut orders = vec![];
     for page in pages {
-        if !policy::pins::is_resident(&blocks, page) {
+        if !blocks.is_resident(page) {
             let order = growth::order(&blocks, page, all(), max, advice);
             blocks.add(PageRange::block(page, order));
             orders.push(order);
@@ -105,9 +105,21 @@ fn grows_in_sequence_in_either_direction() {
 
 #[test]
 fn single_pages_at_random_and_where_they_are_asked_for() {
-    assert!(touch((0..PAGES).step_by(2), 4, Advice::Normal).iter().all(|&order| order == 0));
-    assert!(touch(0..PAGES, 4, Advice::Single).iter().all(|&order| order == 0));
-    assert!(touch(0..PAGES, 0, Advice::Normal).iter().all(|&order| order == 0));
+    assert!(
+        touch((0..PAGES).step_by(2), 4, Advice::Normal)
+            .iter()
+            .all(|&order| order == 0)
+    );
+    assert!(
+        touch(0..PAGES, 4, Advice::Single)
+            .iter()
+            .all(|&order| order == 0)
+    );
+    assert!(
+        touch(0..PAGES, 0, Advice::Normal)
+            .iter()
+            .all(|&order| order == 0)
+    );
 }
 
 #[test]
@@ -146,8 +158,9 @@ proptest! {
         let mut blocks = Resident::default();
         let mut pages = [false; PAGES];
         for (start, len) in runs {
-            for page in start..(start + len).min(PAGES) {
-                pages[page] = true;
+            let end = (start + len).min(PAGES);
+            pages[start..end].fill(true);
+            for page in start..end {
                 blocks.add(PageRange::block(page, 0));
             }
         }

@@ -365,7 +365,9 @@ impl Bench {
             }
             Op::Remove(page) => {
                 if self.model[page].resident && !self.arriving.contains(&page) {
-                    self.pins.pins.removed(&self.pins.blocks, pages(page, page + 1));
+                    self.pins
+                        .pins
+                        .removed(&self.pins.blocks, pages(page, page + 1));
                     self.model[page].resident = false;
                 }
             }

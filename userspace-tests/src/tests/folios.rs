@@ -19,7 +19,6 @@ use nix::sys::mman::MRemapFlags;
 use nix::sys::mman::MapFlags;
 use nix::sys::mman::ProtFlags;
 use nix::sys::mman::mprotect;
-use nix::sys::mman::mremap;
 use nix::unistd::pipe;
 
 use crate::harness::tests;
@@ -33,6 +32,7 @@ use crate::tests::counts::watch;
 use crate::tests::group::Group;
 use crate::tests::process::in_child;
 use crate::tests::process::until;
+use crate::tests::remap::remapped;
 use crate::tests::transfer::vmsplice;
 use crate::uring::Ring;
 
@@ -109,7 +109,12 @@ const CASES: &[Case] = &[
     case(&[], &[15..16], ":::::::::::::::U", ":::::::::::::::p"),
     case(&[], &[0..3, 13..16], "UUU::::::::::UUU", "ppp::::::::::ppp"),
     case(&[], &[0..16], "UUUUUUUUUUUUUUUU", "pppppppppppppppp"),
-    case(&[], &[0..4, 4..5, 5..16], "UUUUUUUUUUUUUUUU", "pppppppppppppppp"),
+    case(
+        &[],
+        &[0..4, 4..5, 5..16],
+        "UUUUUUUUUUUUUUUU",
+        "pppppppppppppppp",
+    ),
     case(&[0..6], &[], "PPPPPP::::::::::", "PPPPPP::::::::::"),
     case(&[0..6], &[6..16], "PPPPPPUUUUUUUUUU", "PPPPPPpppppppppp"),
     case(&[4..6], &[10..12], "::::PP::::UU::::", "::::PP::::pp::::"),
@@ -318,7 +323,10 @@ fn all_cases(huge: bool, mapped: Mapped, holder: Holder) -> anyhow::Result<()> {
                 Pipe if whole => case.after,
                 Pipe | Device => case.before,
             };
-            println!("{mapped:?} {holder:?}  {}  {then}  {}", case.before, case.after);
+            println!(
+                "{mapped:?} {holder:?}  {}  {then}  {}",
+                case.before, case.after
+            );
             if pressure {
                 squeeze(&folio, then)?;
             } else {
@@ -432,7 +440,11 @@ fn remove_of_a_part_of_a_held_folio_leaves_zeros() -> anyhow::Result<()> {
         // The memory cannot be taken from it.
         ensure!(folio.picture()? == "::::::::::::::::");
         for page in 0..folio.pages {
-            let expected = if (4..10).contains(&page) { 0 } else { byte(page) };
+            let expected = if (4..10).contains(&page) {
+                0
+            } else {
+                byte(page)
+            };
             ensure!(folio.map.read(page * PAGE) == expected, "page {page}");
         }
         let info = folio.region.info()?;
@@ -458,7 +470,10 @@ fn huge_pages_for_those_who_ask() -> anyhow::Result<()> {
     settle()?;
     let (region, map) = huge_region(2 * HUGE)?;
     let step = watch(&region, || map.write_pages(0..2 * HUGE))?;
-    ensure!((step.faults, step.map_faults, step.minor) == (2, 0, 2), "{step:?}");
+    ensure!(
+        (step.faults, step.map_faults, step.minor) == (2, 0, 2),
+        "{step:?}"
+    );
     ensure!(step.allocated == 2 * HUGE as u64);
     ensure!(region.info()?.huge_faults == 2);
     ensure!(map.smaps()?.pages("FilePmdMapped")? == 2 * HUGE);
@@ -548,31 +563,9 @@ fn long_mappings_are_aligned() -> anyhow::Result<()> {
     // From elsewhere in the region, so that a huge page of it is one of the mapping.
     let rest = region.map_from(5, 2 * BYTES, RW, MapFlags::MAP_SHARED)?;
     ensure!(rest.base() % BYTES == 5 * PAGE, "{:#x}", rest.base());
-    whole.write(0, 7);
-    // A move asks the region's own file for an address.
-    let flags = MRemapFlags::MREMAP_MAYMOVE;
-    let (old, len) = (whole.pointer(), 2 * BYTES);
-    // SAFETY: What lies behind is unmapped, and not used any more.
-    let moved = unsafe {
-        nix::sys::mman::munmap(whole.page(2 * HUGE), BYTES)?;
-        // Something in the way of growing in place.
-        let beside = nix::sys::mman::mmap_anonymous(
-            Some(std::num::NonZeroUsize::new(whole.base() + len).context("address")?),
-            std::num::NonZeroUsize::new(PAGE).context("length")?,
-            ProtFlags::PROT_NONE,
-            MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED,
-        )?;
-        let moved = mremap(old, len, 3 * BYTES, flags, None)?;
-        nix::sys::mman::munmap(beside, PAGE)?;
-        moved
-    };
-    whole.leak();
-    let base = moved.as_ptr() as usize;
-    ensure!(base % BYTES == 0, "moved to {base:#x}");
-    // SAFETY: It is mapped there now.
-    ensure!(unsafe { moved.cast::<u8>().read_volatile() } == 7);
-    // SAFETY: It is ours, and not used any more.
-    unsafe { nix::sys::mman::munmap(moved, 3 * BYTES) }?;
+    // Where mremap(2) puts one, it asks the region's own file.
+    let second = remapped(&whole, 0..0, 2 * HUGE, MRemapFlags::MREMAP_MAYMOVE)?;
+    ensure!(second.base() != whole.base() && second.base() % BYTES == 0);
     Ok(())
 }
 
@@ -658,7 +651,11 @@ fn large_folios_are_no_reason_to_reach_a_limit() -> anyhow::Result<()> {
     let group = parent.child("tight")?;
     // What the process itself takes, and all of the region but for what is no whole folio.
     group.write("memory.max", &((PAGES + 600) * PAGE).to_string())?;
-    for advice in [libc::MADV_NORMAL, libc::MADV_SEQUENTIAL, libc::MADV_HUGEPAGE] {
+    for advice in [
+        libc::MADV_NORMAL,
+        libc::MADV_SEQUENTIAL,
+        libc::MADV_HUGEPAGE,
+    ] {
         group.run(|| {
             let region = Region::sized(PAGES)?;
             let map = region.map(PAGES)?;

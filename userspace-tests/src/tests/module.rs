@@ -165,7 +165,10 @@ fn rmmod_is_refused_while_somebody_holds_an_inode() -> anyhow::Result<()> {
     );
     let held = open(path.as_str(), OFlag::O_PATH, Mode::empty()).context("O_PATH")?;
     drop((map, region));
-    ensure!(unload() == Err(Errno::EAGAIN), "with a descriptor of its file");
+    ensure!(
+        unload() == Err(Errno::EAGAIN),
+        "with a descriptor of its file"
+    );
     ensure!(fstat(&held)?.st_size as usize == 2 * PAGE);
     drop(held);
     unload_soon()?;

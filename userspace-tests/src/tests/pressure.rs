@@ -75,11 +75,7 @@ fn oom_kills() -> anyhow::Result<usize> {
 /// Fills a region, unpins most of it, has a process want the memory that `wanted`
 /// says, given what is free, and looks at every byte of the region thereafter. Gives
 /// how many pages were purged.
-fn run(
-    pages: usize,
-    shape: Shape,
-    wanted: impl FnOnce(usize) -> usize,
-) -> anyhow::Result<usize> {
+fn run(pages: usize, shape: Shape, wanted: impl FnOnce(usize) -> usize) -> anyhow::Result<usize> {
     let kills = oom_kills()?;
     let region = Region::sized(pages)?;
     let map = region.map(pages)?;
@@ -301,11 +297,18 @@ fn six_hundred_megabytes_where_four_hundred_are_unpinned() -> anyhow::Result<()>
     if all / 2 < unpinned {
         return skip("this kernel leaves too little of 1 GiB");
     }
-    for (shape, one) in [(Shape::One, false), (Shape::Many, false), (Shape::Many, true)] {
+    for (shape, one) in [
+        (Shape::One, false),
+        (Shape::Many, false),
+        (Shape::Many, true),
+    ] {
         let _one = one.then(OneProcessor::new).transpose()?;
         let purged = run(unpinned, shape, |_| wanted)
             .with_context(|| format!("{shape:?}, one processor: {one}"))?;
-        ensure!(purged > 0, "{shape:?}, one processor: {one}: nothing was purged");
+        ensure!(
+            purged > 0,
+            "{shape:?}, one processor: {one}: nothing was purged"
+        );
     }
     Ok(())
 }

@@ -59,7 +59,7 @@ fn remap(
 }
 
 /// The same where the kernel looks for a place: what is there afterwards.
-fn remapped(
+pub fn remapped(
     map: &Mapping,
     pages: Range<usize>,
     new: usize,
