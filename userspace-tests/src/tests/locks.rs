@@ -124,7 +124,8 @@ fn by_two_threads(one: &Mapping, other: &Mapping) -> anyhow::Result<BTreeMap<Str
 /// A region with the last pages unpinned, if so, and resident.
 fn region(unpinned: bool) -> anyhow::Result<(Region, Mapping)> {
     let region = Region::sized(PAGES)?;
-    let map = region.map(PAGES)?;
+    // A fault for each page.
+    let map = region.map(PAGES)?.single()?;
     if unpinned {
         map.stamp(2 * FAULTS..PAGES, 1);
         region.unpin(2 * FAULTS..PAGES)?;
@@ -196,7 +197,7 @@ fn faults_on_different_pages_share_only_the_page_cache() -> anyhow::Result<()> {
         ensure!(allocated >= 2 * FAULTS as u64, "{allocated}");
 
         // Pages that are there take less.
-        let again = one.map(PAGES)?;
+        let again = one.map(PAGES)?.single()?;
         let found = by_two_threads(&again, &again)?;
         check(&format!("one region, its pages{with}"), &found, 0)?;
 
