@@ -52,8 +52,8 @@ impl VmOperations for Region {
             return Outcome::Sigbus;
         }
 
-        // What is noted of a page may be out of date for a moment, and no content may be missed where it
-        // is copied; else it is found when a folio is to take its place.
+        // A page may be there that is not noted yet, and no content may be missed where it is copied; else
+        // it is found when a folio is to take its place.
         let mut look = fault.is_private() || self.is_resident(index);
         let mut may_purge = true;
         let mut small = false;
@@ -79,9 +79,15 @@ impl VmOperations for Region {
             let order = if small { 0 } else { order(self, fault) };
             match self.populate(mapping, index, order) {
                 Ok(folio) => return Outcome::Map(folio),
-                Err(PopulateError::Exists) => look = true,
-                // One page may be had still.
+                // This page or one beside it: another fault may not have noted it yet.
+                Err(PopulateError::Exists) => {
+                    look = true;
+                    small = true;
+                }
+                // One page may be had still,
                 Err(_) if order != 0 => small = true,
+                // or be there by now.
+                Err(_) if !look => look = true,
                 Err(PopulateError::NoMemory) => return Outcome::OutOfMemory,
                 Err(PopulateError::Limit) => {
                     // Once: if others are faster at taking what was freed, so be it.

@@ -17,18 +17,20 @@
 //! ```
 //!
 //! A folio of which only a part may go has to be split, which takes locks and memory that reclaim may not
-//! ask for. There it is left, and a worker is asked to take as much:
+//! ask for. There it is left, and a worker is asked to take as much. Split at the end of the part, the pieces
+//! are folios like any other:
 //!
 //! ```text
-//!   pages     0  1  2  3 | 4  5  6  7 | 8 ...           one folio, of which 4 to 7 were unpinned
-//!   worker    lock it, unmap it, mark 4 to 7 purged, unlock it
-//!             truncate 4 to 7: the core splits it there, and drops these
-//!             where it could not: they are zeros that keep their memory, and that is noted
+//!   pages     0  1  2  3  4  5  6  7  8 ... 15          one folio, of which 4 to 7 were unpinned
+//!   split     0  1  2  3 |4|5|6  7| 8 ... 15            content stays
 //! ```
+//!
+//! One that somebody else has a reference to, a pipe say, cannot be split, and stays.
 
 use crate::{
     glue::{
         account_reclaimed_pages,
+        current_is_kswapd,
         shrinker::{
             Pressure,
             Shrinker, //
@@ -70,8 +72,12 @@ const RELIEF: usize = PAGE_SIZE / size_of::<u64>();
 /// Pages that are freed before the OOM killer strikes. It asks again as long as there are some.
 const OOM_ROOM: usize = 256;
 
-/// Ticks that reclaim waits for the worker at most, where it could take nothing by itself.
+/// Ticks that reclaim waits for the worker at most, where it could take nothing by itself,
 const PATIENCE: isize = 25;
+/// and kswapd, for which others wait.
+const PATIENCE_OF_KSWAPD: isize = 2;
+/// How many times as many pages as it is after the worker looks at, where it cannot take them.
+const TRIES: usize = 16;
 
 /// What memory pressure calls.
 pub(crate) type Reclaim = Worker<Splitter>;
@@ -102,7 +108,7 @@ impl Job for Splitter {
             while let Some(queue) = self.lru.next_queue(number) {
                 number = Some(queue.number());
                 let want = queue.take_left();
-                let taken = purge_queue_oldest(&queue, want, How::AnyProcess);
+                let taken = purge_queue_oldest(&queue, want, want * TRIES, How::AnyProcess);
                 self.freed.fetch_add(taken.freed, Relaxed);
             }
         });
@@ -110,10 +116,11 @@ impl Job for Splitter {
 }
 
 impl Reclaim {
-    /// Frees up to about `want` pages. Where it can free none, but the worker may, gives it some time.
+    /// Frees about `want` pages. Where it can free none of the oldest, but the worker may, gives it some
+    /// time; and looks further where that does not help.
     fn reclaim(&self, pressure: Option<&Pressure<'_>>, want: usize) -> usize {
         let splitter = self.job();
-        let taken = purge_oldest(&splitter.lru, pressure, want, How::Reclaim);
+        let taken = purge_oldest(&splitter.lru, pressure, want, 0, How::Reclaim);
 
         if taken.left == 0 {
             return taken.freed;
@@ -124,8 +131,18 @@ impl Reclaim {
             return taken.freed;
         }
         // Not for ever: the worker may need a lock that the task has which waits here.
-        self.wait(ticket, PATIENCE);
-        splitter.freed.load(Relaxed).wrapping_sub(before)
+        self.wait(
+            ticket,
+            if current_is_kswapd() {
+                PATIENCE_OF_KSWAPD
+            } else {
+                PATIENCE
+            },
+        );
+        match splitter.freed.load(Relaxed).wrapping_sub(before) {
+            0 => purge_oldest(&splitter.lru, pressure, want, usize::MAX, How::Reclaim).freed,
+            freed => freed,
+        }
     }
 }
 
@@ -152,49 +169,62 @@ impl Shrinker for Reclaim {
 const MOST_QUEUES: usize = 64;
 
 /// Takes about `want` live pages, those first that were unpinned longest ago; with `pressure`, of
-/// those that can help there. What it had to leave is noted with the queue.
-fn purge_oldest(lru: &RegionLru, pressure: Option<&Pressure<'_>>, want: usize, how: How) -> Taken {
+/// those that can help there. Those left count as well, but for the first `slack` of a queue, and are noted
+/// there by reclaim.
+fn purge_oldest(
+    lru: &RegionLru,
+    pressure: Option<&Pressure<'_>>,
+    want: usize,
+    slack: usize,
+    how: How,
+) -> Taken {
     let mut taken = Taken::default();
     // Each once: what can be taken from it is taken then.
     let mut seen = [0; MOST_QUEUES];
 
     // Usually the first one has enough.
     for at in 0..MOST_QUEUES {
-        let rest = want.saturating_sub(taken.sum());
-        if rest == 0 {
+        if taken.freed >= want {
             break;
         }
         let Some(queue) = lru.oldest(pressure, &seen[..at]) else {
             break;
         };
         seen[at] = queue.number();
-        taken.add(purge_queue_oldest(&queue, rest, how));
+        taken.add(purge_queue_oldest(&queue, want - taken.freed, slack, how));
+        if taken.freed != 0 && taken.counted(slack) >= want {
+            break;
+        }
     }
     taken
 }
 
 /// The same of one queue.
-fn purge_queue_oldest(queue: &RegionQueue, want: usize, how: How) -> Taken {
+fn purge_queue_oldest(queue: &RegionQueue, want: usize, slack: usize, how: How) -> Taken {
     let mut taken = Taken::default();
     let mut after = None;
 
-    while taken.sum() < want {
+    while taken.counted(slack) < want {
         let Some((key, file)) = queue.next_live(after) else {
             break;
         };
         after = Some(key);
         if let Some(claim) = Claim::new(file, key, false) {
-            taken.add(claim.purge(&mut 0, want - taken.sum(), how));
+            let rest = want - taken.counted(slack);
+            let slack = slack.saturating_sub(taken.left);
+            taken.add(claim.purge(&mut 0, rest, slack, how));
         }
     }
-    queue.leave(taken.left);
+    if how == How::Reclaim {
+        queue.leave(taken.left);
+    }
     taken
 }
 
 /// Purges some pages because the module's limit is reached; gives how many. May sleep; no folio may be
 /// locked.
 pub(crate) fn make_room(shared: &Shared) -> usize {
-    purge_oldest(&shared.lru, None, ROOM, How::AnyProcess).freed
+    purge_oldest(&shared.lru, None, ROOM, usize::MAX, How::AnyProcess).freed
 }
 
 /// Purges every page that is unpinned when it is called, and was not purged yet, touched or not;
@@ -232,10 +262,10 @@ fn purge_queue(queue: &RegionQueue, now: u64) -> usize {
             if core::mem::take(&mut holes) {
                 purged += claim.purge_holes();
             }
-            let taken = claim.purge(&mut from, SLICE, How::AnyProcess);
+            let pages = claim.purge(&mut from, SLICE, usize::MAX, How::AnyProcess).freed;
 
-            purged += taken.purged;
-            if taken.freed < SLICE {
+            purged += pages;
+            if pages < SLICE {
                 break;
             }
         }

@@ -783,51 +783,41 @@ impl Region {
     ) -> Result<LockedFolio, PopulateError> {
         let pages = PageRange::block(index, order);
         let block = self.block(index)?;
-        let room = Room::new(pages.len(), self.shared.max_pages)?;
         let folio = mapping
             .alloc_folio(order)
             .map_err(|_| PopulateError::NoMemory)?;
+        // Behind the allocation, which may take its time: what is counted here others cannot have.
+        let room = Room::new(pages.len(), self.shared.max_pages)?;
         let folio = mapping.add(folio, index).map_err(|error| match error {
             AddError::Exists => PopulateError::Exists,
             AddError::NoMemory => PopulateError::NoMemory,
         })?;
 
         // Under the folio lock, as every change of residency.
-        self.arrived(block, pages);
-        room.keep();
-        self.counters.allocated.add(pages.len());
-        Ok(folio)
-    }
-
-    /// Notes that `pages` of a folio have memory, which is locked and was just added, or split.
-    fn arrived(&self, block: &Block<AtomicWord>, pages: PageRange) {
         block.set_resident(pages);
         smp_mb(Full);
         if self.watched.load(Relaxed) != 0 {
             self.pins.lock().inserted(&self.blocks, pages);
         }
-    }
-
-    /// Drops the content of `pages`, an aligned block that is a part of a larger folio and was noted to
-    /// have no memory any more; gives whether their memory is free. May sleep.
-    ///
-    /// Where the folio cannot be split they have memory still, filled with zeros, and that is noted.
-    fn split_off(&self, mapping: &Mapping, pages: PageRange) -> bool {
-        mapping.truncate(pages.start()..pages.end());
-        let Some(folio) = mapping.lock_folio(pages.start()) else {
-            return true;
-        };
-        // Where it was split, a fault has been here meanwhile, and noted it.
-        if !range_of(&folio).contains(pages) || self.is_resident(pages.start()) {
-            return true;
-        }
-        // As if they had been freed, and allocated anew.
-        if let Some(block) = self.blocks.get(pages.start() / BLOCK_PAGES) {
-            self.arrived(block, pages);
-        }
+        room.keep();
         self.counters.allocated.add(pages.len());
-        false
+        Ok(folio)
     }
+}
+
+/// Has the folio that has `pages` split at an end of `part`, a part of it; whether that could be done. May
+/// sleep; the folio must not be locked.
+fn split(mapping: &Mapping, pages: PageRange, part: PageRange) -> bool {
+    let at = if part.start() > pages.start() {
+        part.start()
+    } else {
+        part.end()
+    };
+
+    mapping.split(at);
+    mapping
+        .folio(part.start())
+        .is_none_or(|folio| folio.nr_pages() < pages.len())
 }
 
 /// The pages of the region that a folio holds.
@@ -853,12 +843,21 @@ impl PseudoFileOperations for Region {
                 file.pins.lock().removed(&file.blocks, pages);
                 folio.remove();
                 from = pages.end();
-            } else {
-                let part = pages.clamp(page, end).first_block();
-                file.pins.lock().removed(&file.blocks, part);
-                drop(folio);
-                file.split_off(mapping, part);
-                from = part.end();
+                continue;
+            }
+            let part = pages.clamp(page, end);
+            drop(folio);
+            if split(mapping, pages, part) {
+                from = page;
+                continue;
+            }
+            // Somebody has a reference to it: it keeps its memory.
+            if let Some(folio) = mapping.lock_folio(page) {
+                let pages = range_of(&folio).clamp(page, end);
+                for page in pages.start()..pages.end() {
+                    folio.zero_page(page);
+                }
+                from = pages.end();
             }
         }
     }
@@ -873,12 +872,18 @@ struct Room(usize);
 
 impl Room {
     fn new(pages: usize, limit: usize) -> Result<Self, PopulateError> {
-        let this = Self(pages);
+        let mut now = POPULATED.load(Relaxed);
 
-        if POPULATED.fetch_add(pages, Relaxed) + pages > limit {
-            return Err(PopulateError::Limit);
+        loop {
+            let then = now + pages;
+            if then > limit {
+                return Err(PopulateError::Limit);
+            }
+            match POPULATED.cmpxchg(now, then, Relaxed) {
+                Ok(_) => return Ok(Self(pages)),
+                Err(other) => now = other,
+            }
         }
-        Ok(this)
     }
 
     /// They are populated now, and are counted down by [`PseudoFileOperations::freed`].
@@ -905,29 +910,21 @@ pub(crate) enum How {
 /// What a purge did.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Taken {
-    /// Pages whose content is gone.
-    pub(crate) purged: usize,
-    /// Those of them whose memory is free: all, but where a folio could not be split at last.
+    /// Pages whose memory is free.
     pub(crate) freed: usize,
-    /// Pages left in place that are parts of larger folios, for [`How::AnyProcess`] to take.
+    /// Pages left in place that are parts of larger folios: for [`How::AnyProcess`] to take, or held by
+    /// somebody, so that it could not.
     pub(crate) left: usize,
 }
 
 impl Taken {
-    /// All that it was after.
-    pub(crate) fn sum(&self) -> usize {
-        self.freed + self.left
-    }
-
-    /// So many pages were purged and freed.
-    fn take(&mut self, pages: usize) {
-        self.purged += pages;
-        self.freed += pages;
+    /// How many these are, where those left count but for the first `slack`.
+    pub(crate) fn counted(&self, slack: usize) -> usize {
+        self.freed + self.left.saturating_sub(slack)
     }
 
     /// One more purge.
     pub(crate) fn add(&mut self, other: Self) {
-        self.purged += other.purged;
         self.freed += other.freed;
         self.left += other.left;
     }
@@ -955,17 +952,18 @@ impl Claim {
         Some(Self { file, range })
     }
 
-    /// Frees memory of about `want` pages, from page `from` on, which is moved behind them.
+    /// Frees memory of about `want` pages, from page `from` on, which is moved behind them; those left count
+    /// as well, but for the first `slack`.
     ///
     /// Holds folio locks only, and waits for them only in [`How::AnyProcess`]. Leaves what a device may be
     /// writing to, and what has failed.
-    pub(crate) fn purge(&self, from: &mut usize, want: usize, how: How) -> Taken {
+    pub(crate) fn purge(&self, from: &mut usize, want: usize, slack: usize, how: How) -> Taken {
         let region = &*self.file;
         let mapping = self.file.mapping();
         let last = self.range.last;
         let mut taken = Taken::default();
 
-        while taken.sum() < want {
+        while taken.counted(slack) < want {
             let next = region.pins.lock().next_live(&region.blocks, last, *from);
             let Some(page) = next else {
                 *from = last + 1;
@@ -981,35 +979,53 @@ impl Claim {
             };
             let pages = range_of(&folio);
             *from = pages.end();
-            if pages.len() > 1 && !region.pins.lock().are_live(&region.blocks, pages) {
-                match how {
-                    How::Reclaim => taken.left += self.live_part(page, pages).len(),
-                    How::AnyProcess => taken.add(self.purge_part(page, folio, from)),
-                }
-                continue;
-            }
-            folio.unmap();
             if folio.maybe_dma_pinned() || folio.folio().is_poisoned() {
                 continue;
             }
-            // First it is said, then it is done: nobody finds zeros that were not reported. The
-            // folio lock keeps it resident, and our claim keeps it unpinned.
-            let purged = region.pins.lock().purge(&region.blocks, last, pages);
-            if purged != Purged::Nothing {
-                folio.remove();
-                taken.take(pages.len());
+            let whole = pages.len() == 1 || region.pins.lock().are_live(&region.blocks, pages);
+            let mut purged = Purged::Nothing;
+            if whole {
+                folio.unmap();
+                // Asked again: only now it is never a false no.
+                if folio.maybe_dma_pinned() {
+                    continue;
+                }
+                // First it is said, then it is done: nobody finds zeros that were not reported. The
+                // folio lock keeps it resident, and our claim keeps it unpinned.
+                purged = region.pins.lock().purge(&region.blocks, last, pages);
             }
-            if purged == Purged::WithOthers {
-                region.pins.lock().release_others(last, pages);
-                region.unclaimed.notify_all();
+            match purged {
+                Purged::Nothing => {
+                    drop(folio);
+                    let run = self.live_run(page, pages);
+                    if run.is_empty() || run == pages {
+                        continue;
+                    }
+                    // It is smaller the next time, or stays as it is.
+                    if how == How::AnyProcess && split(mapping, pages, run) {
+                        *from = page;
+                    } else {
+                        taken.left += run.len();
+                    }
+                }
+                Purged::Own => {
+                    folio.remove();
+                    taken.freed += pages.len();
+                }
+                Purged::WithOthers => {
+                    folio.remove();
+                    taken.freed += pages.len();
+                    region.pins.lock().release_others(last, pages);
+                    region.unclaimed.notify_all();
+                }
             }
         }
-        region.counters.purged.add(taken.purged);
+        region.counters.purged.add(taken.freed);
         taken
     }
 
-    /// The live pages in a row from `page` on, of a folio that has `pages`.
-    fn live_part(&self, page: usize, pages: PageRange) -> PageRange {
+    /// The live pages of our range in a row from `page` on, of a folio that has `pages`.
+    fn live_run(&self, page: usize, pages: PageRange) -> PageRange {
         let region = &*self.file;
         let pages = pages.clamp(page, usize::MAX);
 
@@ -1017,35 +1033,6 @@ impl Claim {
             .pins
             .lock()
             .live_run(&region.blocks, self.range.last, pages)
-    }
-
-    /// Purges live pages, from `page` on, of a folio that has others as well; moves `from` behind them,
-    /// unless the folio cannot be split. May sleep.
-    fn purge_part(&self, page: usize, folio: LockedFolio, from: &mut usize) -> Taken {
-        let region = &*self.file;
-        let last = self.range.last;
-        let pages = range_of(&folio);
-        let mut taken = Taken::default();
-
-        folio.unmap();
-        if folio.maybe_dma_pinned() || folio.folio().is_poisoned() || !folio.is_unshared() {
-            return taken;
-        }
-        let part = self.live_part(page, pages).first_block();
-        if part.is_empty()
-            || region.pins.lock().purge(&region.blocks, last, part) == Purged::Nothing
-        {
-            return taken;
-        }
-        drop(folio);
-        // From here on somebody may map it, and have a device write to it: then it is not split, and
-        // what the device writes to stays. The part reads as zeros all the same, and was reported.
-        taken.purged = part.len();
-        if region.split_off(self.file.mapping(), part) {
-            taken.freed = part.len();
-            *from = part.end();
-        }
-        taken
     }
 
     /// Purges the pages without memory; gives how many of them were not purged already. A page

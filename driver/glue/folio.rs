@@ -123,17 +123,11 @@ impl LockedFolio {
         first..first + self.0.nr_pages()
     }
 
-    /// Whether nobody has a reference to it but its mapping and we: then it can be split. To be asked
-    /// once it is unmapped.
-    pub(crate) fn is_unshared(&self) -> bool {
-        // SAFETY: By the type invariants, this is a folio, and it is locked.
-        let (expected, found) = unsafe {
-            (
-                inline::ashmem_folio_expected_ref_count(self.0.as_ptr()),
-                inline::ashmem_folio_ref_count(self.0.as_ptr()),
-            )
-        };
-        found == expected + 1
+    /// Fills page `index` of the file, which is in it, with zeros, unless its memory has failed.
+    pub(crate) fn zero_page(&self, index: usize) {
+        // SAFETY: By the type invariants, this is a folio, and it is locked; the caller gives an index
+        // inside.
+        unsafe { inline::ashmem_folio_zero_page(self.0.as_ptr(), index) };
     }
 
     /// Takes it out of every shared mapping; copies that private mappings made stay.
@@ -277,23 +271,19 @@ impl Mapping {
         Ok(NewFolio(folio))
     }
 
-    /// Drops the content of `pages`, which are aligned to their number, a power of two. May sleep.
+    /// Has a folio begin at page `at`, where one that has it begins before: splits that, if nobody else has a
+    /// reference to it. Content stays. May sleep.
     ///
-    /// Where they are a part of a larger folio, that is split. If it cannot be, because somebody else
-    /// has a reference to it, they are filled with zeros and stay.
-    pub(crate) fn truncate(&self, pages: Range<usize>) {
-        // The core splits a folio at the start of what it drops, so that an aligned block there
-        // becomes folios of its own. At the end it would have to split another time, and where that
-        // fails it drops what lies behind the end as well.
-        debug_assert!(pages.len().is_power_of_two() && pages.start % pages.len() == 0);
+    /// `at` must not be 0.
+    pub(crate) fn split(&self, at: usize) {
+        let at = (at * PAGE_SIZE) as bindings::loff_t;
+        debug_assert!(at != 0);
+        // What splits a folio is not exported. But truncation does it at the start of what it drops, and
+        // here that is nothing: zero bytes.
         // SAFETY: The mapping is valid.
         unsafe {
-            bindings::truncate_inode_pages_range(
-                self.as_ptr(),
-                (pages.start * PAGE_SIZE) as bindings::loff_t,
-                (pages.end * PAGE_SIZE - 1) as bindings::uoff_t,
-            );
-        }
+            bindings::truncate_inode_pages_range(self.as_ptr(), at, at as bindings::uoff_t - 1)
+        };
     }
 
     /// Charges `folio` to the current memory cgroup and inserts it where it lies on a multiple of

@@ -109,14 +109,12 @@ bool ashmem_folio_mapped(struct folio *folio)
 	return folio_mapped(folio);
 }
 
-int ashmem_folio_ref_count(struct folio *folio)
+void ashmem_folio_zero_page(struct folio *folio, pgoff_t index)
 {
-	return folio_ref_count(folio);
-}
+	struct page *page = folio_file_page(folio, index);
 
-int ashmem_folio_expected_ref_count(struct folio *folio)
-{
-	return folio_expected_ref_count(folio);
+	if (!PageHWPoison(page))
+		clear_highpage(page);
 }
 
 bool ashmem_folio_maybe_dma_pinned(struct folio *folio)
@@ -383,6 +381,16 @@ const char *ashmem_huge(void)
 void ashmem_folio_get(struct folio *folio)
 {
 	folio_get(folio);
+}
+
+int ashmem_folio_ref_count(struct folio *folio)
+{
+	return folio_ref_count(folio);
+}
+
+void *ashmem_folio_page_address(struct folio *folio, pgoff_t index)
+{
+	return page_address(folio_file_page(folio, index));
 }
 
 void ashmem_folio_ref_add(struct folio *folio, int nr)

@@ -35,8 +35,7 @@ unsigned long ashmem_folio_nr_pages(struct folio *folio);
 struct address_space *ashmem_folio_mapping(struct folio *folio);
 pgoff_t ashmem_folio_index(struct folio *folio);
 bool ashmem_folio_mapped(struct folio *folio);
-int ashmem_folio_ref_count(struct folio *folio);
-int ashmem_folio_expected_ref_count(struct folio *folio);
+void ashmem_folio_zero_page(struct folio *folio, pgoff_t index);
 bool ashmem_folio_maybe_dma_pinned(struct folio *folio);
 bool ashmem_folio_contain_hwpoisoned_page(struct folio *folio);
 struct page *ashmem_folio_file_page(struct folio *folio, pgoff_t index);
@@ -86,6 +85,8 @@ const char *ashmem_huge(void);
 
 #if IS_BUILTIN(CONFIG_KUNIT)
 void ashmem_folio_get(struct folio *folio);
+int ashmem_folio_ref_count(struct folio *folio);
+void *ashmem_folio_page_address(struct folio *folio, pgoff_t index);
 void ashmem_folio_ref_add(struct folio *folio, int nr);
 void ashmem_folio_ref_sub(struct folio *folio, int nr);
 bool ashmem_folio_test_locked(struct folio *folio);

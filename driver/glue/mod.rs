@@ -79,6 +79,12 @@ pub(crate) fn huge_parameter() -> &'static CStr {
     unsafe { CStr::from_char_ptr(bindings::ashmem_huge()) }
 }
 
+/// Whether the current task is a kswapd.
+pub(crate) fn current_is_kswapd() -> bool {
+    // SAFETY: It looks at `current` only.
+    unsafe { bindings::ashmem_current_is_kswapd() }
+}
+
 /// Runs `f` with the reserves of memory at its disposal, and without reclaim: it is to free memory.
 pub(crate) fn without_reclaim<R>(f: impl FnOnce() -> R) -> R {
     // SAFETY: It changes a flag of `current`, which is put back below.

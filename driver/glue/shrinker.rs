@@ -5,7 +5,10 @@
 //! C headers: [`include/linux/shrinker.h`](srctree/include/linux/shrinker.h),
 //! [`include/linux/oom.h`](srctree/include/linux/oom.h)
 
-use super::bindings as inline;
+use super::{
+    bindings as inline,
+    current_is_kswapd, //
+};
 use core::{
     marker::PhantomData,
     ptr::NonNull, //
@@ -22,7 +25,7 @@ use kernel::{
 ///
 /// Both are called from reclaim: in any task that allocates, whatever locks it may hold that are
 /// allowed around an allocation, or in kswapd. They may sleep, and must not wait for anybody who
-/// allocates.
+/// allocates, unless it is for a short time at most.
 pub(crate) trait Shrinker: Send + Sync + 'static {
     /// How many objects could be freed where memory is short.
     fn count(&self, pressure: &Pressure<'_>) -> usize;
@@ -62,7 +65,8 @@ impl Pressure<'_> {
         self.0
     }
 
-    /// Whether there is enough: for kswapd, if every zone has what it wants to have free; for a task that
+    /// Whether there is enough: for kswapd, if every zone has what it wants to have free, in whatever
+    /// pieces (to put these together is kcompactd's); for a task that
     /// reclaims for its own allocation or charge, if it was given `enough` pages by the shrinkers in this
     /// attempt, and has room for as many within the limits of the cgroup and of those around it.
     ///
@@ -71,8 +75,7 @@ impl Pressure<'_> {
     /// on, harder each time, until they have nothing left. What was freed may have been another
     /// cgroup's, or somebody may hold it still: hence the look at the room.
     pub(crate) fn is_relieved(&self, enough: usize) -> bool {
-        // SAFETY: It looks at `current` only.
-        if unsafe { inline::ashmem_current_is_kswapd() } {
+        if current_is_kswapd() {
             // SAFETY: It reads counters.
             return unsafe { inline::ashmem_zones_have_high_wmark() };
         }

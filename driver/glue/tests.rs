@@ -330,6 +330,24 @@ fn add_large(mapping: &Mapping, index: usize, order: u32) -> Result {
     added.map(drop).map_err(|_| ENOMEM)
 }
 
+/// The first byte of a page of a page cache.
+fn first_byte_at(mapping: &Mapping, index: usize) -> Result<*mut u8> {
+    let folio = mapping.folio(index).ok_or(ENOENT)?;
+    // SAFETY: It is a folio that has this page.
+    Ok(unsafe { inline::ashmem_folio_page_address(folio.as_ptr(), index) }.cast())
+}
+
+fn first_byte(mapping: &Mapping, index: usize) -> Result<u8> {
+    // SAFETY: The page cache is this test's alone, and keeps the page.
+    Ok(unsafe { first_byte_at(mapping, index)?.read() })
+}
+
+fn fill(mapping: &Mapping, index: usize, byte: u8) -> Result {
+    // SAFETY: As above.
+    unsafe { first_byte_at(mapping, index)?.write(byte) };
+    Ok(())
+}
+
 /// The page cache, page by page: each folio's number of pages in hexadecimal, `-` where there is none.
 fn folios(mapping: &Mapping, pages: usize) -> Result<KVec<u8>> {
     let mut picture = KVec::with_capacity(pages, GFP_KERNEL)?;
@@ -549,10 +567,6 @@ mod folio {
             ensure!(folios(mapping, 16)?[..] == *b"----4444--------");
             let folio = mapping.lock_folio(7).ok_or(ENOENT)?;
             ensure!(folio.pages() == (4..8));
-            ensure!(folio.is_unshared());
-            let another = mapping.folio(4);
-            ensure!(!folio.is_unshared());
-            drop(another);
             folio.remove();
             ensure_eq!(PAGES_FREED.take(), 4);
             ensure_eq!(mapping.nr_pages(), 0);
@@ -561,50 +575,77 @@ mod folio {
     }
 
     #[test]
-    fn truncation_of_an_aligned_block_splits_its_folio() -> Result {
-        // What is truncated, and what is left.
-        const CASES: [(core::ops::Range<usize>, &[u8; 16]); 5] = [
-            (0..1, b"-122444488888888"),
-            (4..8, b"4444----88888888"),
-            (6..8, b"444422--88888888"),
-            (8..16, b"88888888--------"),
-            (15..16, b"888888884444221-"),
+    fn folio_is_split_where_another_one_is_to_begin() -> Result {
+        const CASES: [(usize, &[u8; 16]); 5] = [
+            (1, b"1122444488888888"),
+            (4, b"4444112288888888"),
+            (6, b"4444221188888888"),
+            (8, b"8888888811224444"),
+            (15, b"8888888844442211"),
         ];
         let mount = Mount::pin()?;
         let file = probe(&mount, 16 * PAGE_SIZE)?;
         let mapping = file.mapping();
 
-        for (pages, wanted) in CASES {
+        for (at, wanted) in CASES {
             add_large(mapping, 0, 4)?;
-            PAGES_FREED.take();
-            mapping.truncate(pages.clone());
-            let found = folios(mapping, 16)?;
-            // The core may split more than it has to, behind the end.
+            // Nothing is lost by it.
             for page in 0..16 {
-                ensure_eq!(found[page] == b'-', wanted[page] == b'-');
-                ensure!(page >= pages.start || found[page] == wanted[page]);
+                fill(mapping, page, 1 + page as u8)?;
             }
-            ensure_eq!(PAGES_FREED.take(), pages.len());
-            ensure_eq!(mapping.nr_pages(), 16 - pages.len());
-            mapping.truncate(0..16);
-            ensure_eq!(mapping.nr_pages(), 0);
+            mapping.split(at);
+            ensure!(folios(mapping, 16)?[..] == *wanted);
+            for page in 0..16 {
+                ensure_eq!(first_byte(mapping, page)?, 1 + page as u8);
+            }
+            ensure_eq!(PAGES_FREED.take(), 0);
+            ensure_eq!(mapping.nr_pages(), 16);
+            for page in 0..16 {
+                if let Some(folio) = mapping.lock_folio(page) {
+                    folio.remove();
+                }
+            }
+            ensure_eq!(PAGES_FREED.take(), 16);
         }
         Ok(())
     }
 
     #[test]
-    fn folio_that_cannot_be_split_is_zeroed_and_stays() -> Result {
+    fn folio_that_somebody_has_a_reference_to_is_not_split() -> Result {
         let mount = Mount::pin()?;
         let file = probe(&mount, 16 * PAGE_SIZE)?;
         let mapping = file.mapping();
 
         add_large(mapping, 0, 4)?;
+        fill(mapping, 4, 7)?;
         let held = mapping.folio(3).ok_or(ENOENT)?;
-        mapping.truncate(4..8);
+        mapping.split(4);
         ensure!(folios(mapping, 16)?[..] == *b"gggggggggggggggg");
+        ensure_eq!(first_byte(mapping, 4)?, 7);
         drop(held);
-        mapping.truncate(4..8);
-        ensure_eq!(mapping.nr_pages(), 12);
+        mapping.split(4);
+        ensure!(folios(mapping, 16)?[..] == *b"4444112288888888");
+        ensure_eq!(first_byte(mapping, 4)?, 7);
+        // Where one begins already, or where none is, nothing happens.
+        mapping.split(8);
+        ensure!(folios(mapping, 16)?[8..] == *b"11224444" || folios(mapping, 16)?[8..] == *b"88888888");
+        Ok(())
+    }
+
+    #[test]
+    fn single_page_of_a_folio_is_zeroed() -> Result {
+        let mount = Mount::pin()?;
+        let file = probe(&mount, 16 * PAGE_SIZE)?;
+        let mapping = file.mapping();
+
+        add_large(mapping, 0, 4)?;
+        for page in 0..16 {
+            fill(mapping, page, 9)?;
+        }
+        mapping.lock_folio(0).ok_or(ENOENT)?.zero_page(5);
+        for page in 0..16 {
+            ensure_eq!(first_byte(mapping, page)?, if page == 5 { 0 } else { 9 });
+        }
         Ok(())
     }
 

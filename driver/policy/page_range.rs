@@ -83,13 +83,6 @@ impl PageRange {
         Self::between(start, start.saturating_add(1 << order))
     }
 
-    /// The largest [`Self::block`] that it begins with.
-    pub(crate) fn first_block(&self) -> Self {
-        let order = self.len().checked_ilog2().unwrap_or(0);
-        let order = order.min(self.start.trailing_zeros());
-        Self::block(self.start, order).clamp(self.start, self.end)
-    }
-
     /// First page.
     pub(crate) fn start(&self) -> usize {
         self.start
