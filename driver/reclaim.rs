@@ -262,7 +262,9 @@ fn purge_queue(queue: &RegionQueue, now: u64) -> usize {
             if core::mem::take(&mut holes) {
                 purged += claim.purge_holes();
             }
-            let pages = claim.purge(&mut from, SLICE, usize::MAX, How::AnyProcess).freed;
+            let pages = claim
+                .purge(&mut from, SLICE, usize::MAX, How::AnyProcess)
+                .freed;
 
             purged += pages;
             if pages < SLICE {

@@ -628,7 +628,9 @@ mod folio {
         ensure_eq!(first_byte(mapping, 4)?, 7);
         // Where one begins already, or where none is, nothing happens.
         mapping.split(8);
-        ensure!(folios(mapping, 16)?[8..] == *b"11224444" || folios(mapping, 16)?[8..] == *b"88888888");
+        ensure!(
+            folios(mapping, 16)?[8..] == *b"11224444" || folios(mapping, 16)?[8..] == *b"88888888"
+        );
         Ok(())
     }
 

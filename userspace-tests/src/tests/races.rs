@@ -18,6 +18,7 @@ use nix::sys::wait::WaitStatus;
 use nix::unistd::read;
 
 use crate::harness::tests;
+use crate::region::LARGE;
 use crate::region::Mapping;
 use crate::region::PAGE;
 use crate::region::RW;
@@ -33,6 +34,8 @@ tests! {
     first_mappings_at_once_make_one_file,
     read_sees_one_state => "read.unsized" "read.unmapped",
     killed_owners_leave_nothing @ 60,
+    halves_of_a_folio_are_removed_apart => "map.remove",
+    pinned_half_of_a_folio_stays_while_the_other_is_purged => "purge.unpinned-only",
 }
 
 /// Words that processes tell each other.
@@ -238,5 +241,108 @@ fn killed_owners_leave_nothing() -> anyhow::Result<()> {
         Ok(pages_of_regions()? <= before + PAGES / 2)
     })?;
     ensure!(observer.purge_all()? == 0, "a range is still listed");
+    Ok(())
+}
+
+/// Pages of the folio that two processes share, and a half for each of them; those before it have memory
+/// all the time, so that a touch allocates all of it if it can.
+const FOLIO: Range<usize> = LARGE..2 * LARGE;
+const HALVES: [Range<usize>; 2] = [LARGE..LARGE + LARGE / 2, LARGE + LARGE / 2..2 * LARGE];
+
+/// A region with that folio.
+fn with_folio() -> anyhow::Result<(Region, Mapping)> {
+    let region = Region::sized(2 * LARGE)?;
+    let map = region.map(2 * LARGE)?;
+    map.write_pages(0..FOLIO.end);
+    Ok((region, map))
+}
+
+/// Each removes its own half, and writes it anew, again and again.
+fn halves_of_a_folio_are_removed_apart() -> anyhow::Result<()> {
+    const ROUNDS: usize = 3000;
+    let (region, map) = with_folio()?;
+    let own = |half: Range<usize>, first: usize| -> anyhow::Result<()> {
+        for round in 0..ROUNDS {
+            map.advise(half.clone(), libc::MADV_REMOVE)?;
+            let byte = 1 + (round % 250) as u8;
+            // From its middle on, or from its beginning.
+            let pages = || {
+                half.clone()
+                    .cycle()
+                    .skip(first + round % 3)
+                    .take(half.len())
+            };
+            for page in pages() {
+                ensure!(
+                    map.read(page * PAGE) == 0,
+                    "round {round}: page {page} is there still"
+                );
+            }
+            pages().for_each(|page| map.write(page * PAGE, byte));
+            for page in pages() {
+                let found = map.read(page * PAGE);
+                ensure!(
+                    found == byte,
+                    "round {round}: page {page} has {found}, not {byte}"
+                );
+            }
+        }
+        Ok(())
+    };
+    let [lower, upper] = HALVES;
+    let other = spawn(|| own(upper, 4))?;
+    own(lower, 0)?;
+    other.join()?;
+    // What is noted of the pages is what there is.
+    let all = region.status_picture(0..FOLIO.end as u64)?;
+    ensure!(all == ":".repeat(FOLIO.end), "{all}");
+    ensure!(region.info()?.resident == FOLIO.end as u64);
+    Ok(())
+}
+
+fn pinned_half_of_a_folio_stays_while_the_other_is_purged() -> anyhow::Result<()> {
+    const ROUNDS: usize = 1500;
+    let (region, map) = with_folio()?;
+    let signals = Signals::new()?;
+    let done = signals.word(0);
+    let purger = spawn(|| {
+        let observer = Region::open()?;
+        while done.load(Ordering::SeqCst) == 0 {
+            observer.purge_all()?;
+        }
+        Ok(())
+    })?;
+    let mut purged = 0;
+    let [mut pinned, mut unpinned] = HALVES;
+    for round in 0..ROUNDS {
+        let byte = 1 + (round % 250) as u8;
+        for page in FOLIO {
+            map.write(page * PAGE, byte);
+        }
+        region.unpin(unpinned.clone())?;
+        for page in pinned.clone().cycle().take(4 * LARGE) {
+            let found = map.read(page * PAGE);
+            ensure!(
+                found == byte,
+                "round {round}: pinned page {page} has {found}"
+            );
+        }
+        for page in unpinned.clone() {
+            let was_purged = region.pin(page..page + 1)?;
+            let (found, expected) = (map.read(page * PAGE), if was_purged { 0 } else { byte });
+            ensure!(
+                found == expected,
+                "round {round}: page {page} has {found}, not {expected}"
+            );
+            purged += usize::from(was_purged);
+        }
+        std::mem::swap(&mut pinned, &mut unpinned);
+    }
+    done.store(1, Ordering::SeqCst);
+    purger.join()?;
+    println!("{purged} of {} pages were purged", ROUNDS * LARGE / 2);
+    ensure!(purged > 0, "nothing was purged");
+    let all = region.status_picture(0..FOLIO.end as u64)?;
+    ensure!(all == ":".repeat(FOLIO.end), "{all}");
     Ok(())
 }
