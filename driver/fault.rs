@@ -12,11 +12,15 @@ use crate::{
         }, //
     },
     policy::{
-        growth::Advice,
+        growth::{
+            Advice,
+            Near, //
+        },
         page_range::PageRange, //
     },
     reclaim,
     region::{
+        BlockArray,
         Huge,
         PopulateError,
         Region, //
@@ -35,11 +39,11 @@ fn advice(fault: &Fault<'_>) -> Advice {
 }
 
 /// Order of the folio to be allocated for it.
-fn order(region: &Region, fault: &Fault<'_>) -> u32 {
+fn order(region: &Region, fault: &Fault<'_>, near: &Near<'_, BlockArray>) -> u32 {
     let mappable = fault.mappable();
     let bounds = PageRange::whole(fault.mapping().size()).clamp(mappable.start, mappable.end);
 
-    region.order(fault.index(), bounds, advice(fault))
+    near.order(bounds, region.shared().max_order, advice(fault))
 }
 
 impl VmOperations for Region {
@@ -54,7 +58,8 @@ impl VmOperations for Region {
 
         // A page may be there that is not noted yet, and no content may be missed where it is copied; else
         // it is found when a folio is to take its place.
-        let mut look = fault.is_private() || self.is_resident(index);
+        let near = self.near(index);
+        let mut look = fault.is_private() || near.is_resident();
         let mut may_purge = true;
         let mut small = false;
         loop {
@@ -76,7 +81,7 @@ impl VmOperations for Region {
             if fault.is_private_write() {
                 return Outcome::Zeros;
             }
-            let order = if small { 0 } else { order(self, fault) };
+            let order = if small { 0 } else { order(self, fault, &near) };
             match self.populate(mapping, index, order) {
                 Ok(folio) => return Outcome::Map(folio),
                 // This page or one beside it: another fault may not have noted it yet.
@@ -109,10 +114,11 @@ impl VmOperations for Region {
         if !wanted || fault.is_private() || fault.wants_single_pages() || !fault.fits_huge() {
             return;
         }
-        let mapping = fault.mapping();
-        if self.order_huge(fault.index(), mapping.size()) {
+        let (mapping, index) = (fault.mapping(), fault.index());
+        let block = PageRange::block(index, HUGE_ORDER);
+        if block.end() <= mapping.size() && self.near(index).is_hole(block) {
             // If it fails, `fault` takes less.
-            drop(self.populate(mapping, fault.index(), HUGE_ORDER));
+            drop(self.populate(mapping, index, HUGE_ORDER));
         }
     }
 

@@ -36,10 +36,7 @@ use crate::{
         QueueRef, //
     },
     policy::{
-        growth::{
-            self,
-            Advice, //
-        },
+        growth::Near,
         page_range::PageRange,
         pins::{
             next_hole,
@@ -755,20 +752,9 @@ impl Region {
         }
     }
 
-    /// Whether a page has memory; out of date at once unless its folio is locked.
-    pub(crate) fn is_resident(&self, index: usize) -> bool {
-        self.blocks.is_resident(index)
-    }
-
-    /// Order of the folio that page `index`, which has no memory, is to get; within `bounds`.
-    pub(crate) fn order(&self, index: usize, bounds: PageRange, advice: Advice) -> u32 {
-        growth::order(&self.blocks, index, bounds, self.shared.max_order, advice)
-    }
-
-    /// Whether a huge page may be put where page `index` is, in a file of `size` pages.
-    pub(crate) fn order_huge(&self, index: usize, size: usize) -> bool {
-        let block = PageRange::block(index, HUGE_ORDER);
-        block.end() <= size && growth::is_hole(&self.blocks, block)
+    /// Which pages near `index` have memory.
+    pub(crate) fn near(&self, index: usize) -> Near<'_, BlockArray> {
+        Near::new(&self.blocks, index)
     }
 
     /// Gives page `index` memory, zeroed, and those that make an aligned block of `1 << order` pages with
@@ -992,7 +978,10 @@ impl Claim {
                 }
                 // First it is said, then it is done: nobody finds zeros that were not reported. The
                 // folio lock keeps it resident, and our claim keeps it unpinned.
-                purged = region.pins.lock().purge(&region.blocks, last, pages);
+                purged = region
+                    .pins
+                    .lock()
+                    .purge(&region.blocks, last, pages, pages.len() > 1);
             }
             match purged {
                 Purged::Nothing => {
@@ -1243,7 +1232,7 @@ impl Ranges for AgedRanges {
 }
 
 /// The blocks of a region.
-type BlockArray = GrowingArray<Block<AtomicWord>>;
+pub(crate) type BlockArray = GrowingArray<Block<AtomicWord>>;
 
 impl Blocks for BlockArray {
     type Word = AtomicWord;

@@ -17,6 +17,8 @@
 //! places do not disturb each other, and there is no lock.
 
 use super::page_range::PageRange;
+use super::pins::BLOCK_PAGES;
+use super::pins::Block;
 use super::pins::Blocks;
 
 /// What the owner of a mapping, or the system, says of how it will be used.
@@ -30,76 +32,105 @@ pub(crate) enum Advice {
     Sequential,
 }
 
-/// Order of the folio for `page`, which has no memory: 2 to the power of it pages, aligned. Needs no
-/// lock: what others do meanwhile makes it a bad guess at worst.
-///
-/// The block lies within `bounds`, has no page that has memory already, and its order is at most
-/// `max`, with which blocks must be no larger than those of `blocks`.
-pub(crate) fn order<B: Blocks>(
-    blocks: &B,
+/// Which pages near one have memory. Needs no lock: what others do meanwhile makes it out of date, and
+/// what follows from it a bad guess, at worst.
+pub(crate) struct Near<'a, B: Blocks> {
     page: usize,
-    bounds: PageRange,
-    max: u32,
-    advice: Advice,
-) -> u32 {
-    let most = match advice {
-        Advice::Single => 0,
-        Advice::Sequential => max,
-        Advice::Normal if max == 0 => 0,
-        Advice::Normal => {
-            let enough = 1 << max;
-            let run = run_below(blocks, page, enough).max(run_above(blocks, page, enough));
-            run.min(enough).checked_ilog2().unwrap_or(0)
-        }
-    };
-
-    (1..=most)
-        .rev()
-        .find(|&order| {
-            let block = PageRange::block(page, order);
-            bounds.contains(block) && is_hole(blocks, block)
-        })
-        .unwrap_or(0)
+    blocks: &'a B,
+    /// That of `page`, in which most that is looked at lies.
+    block: Option<&'a Block<B::Word>>,
 }
 
-/// Whether no page of an aligned block has memory.
-pub(crate) fn is_hole<B: Blocks>(blocks: &B, block: PageRange) -> bool {
-    if block.len() < 64 {
-        let mask = ((1 << block.len()) - 1) << (block.start() % 64);
-        return blocks.resident_word(block.start()) & mask == 0;
-    }
-    (block.start()..block.end())
-        .step_by(64)
-        .all(|page| blocks.resident_word(page) == 0)
-}
-
-/// How many pages in a row right below `page` have memory; `enough` or more are all the same.
-fn run_below<B: Blocks>(blocks: &B, page: usize, enough: usize) -> usize {
-    let mut run = 0;
-
-    while run < enough && run < page {
-        let last = page - 1 - run;
-        let pages = last % 64 + 1;
-        let ones = (blocks.resident_word(last) << (64 - pages)).leading_ones() as usize;
-        run += ones;
-        if ones < pages {
-            break;
+impl<'a, B: Blocks> Near<'a, B> {
+    /// Near `page`.
+    pub(crate) fn new(blocks: &'a B, page: usize) -> Self {
+        Self {
+            page,
+            blocks,
+            block: blocks.get(page / BLOCK_PAGES),
         }
     }
-    run
-}
 
-/// How many pages in a row right behind `page` have memory; `enough` or more are all the same.
-fn run_above<B: Blocks>(blocks: &B, page: usize, enough: usize) -> usize {
-    let mut run = 0;
-
-    while run < enough {
-        let first = page + 1 + run;
-        let ones = (blocks.resident_word(first) >> (first % 64)).trailing_ones() as usize;
-        run += ones;
-        if ones < 64 - first % 64 {
-            break;
-        }
+    /// Which of the 64 pages around `page`, aligned, have memory.
+    fn word(&self, page: usize) -> u64 {
+        let number = page / BLOCK_PAGES;
+        let block = if number == self.page / BLOCK_PAGES {
+            self.block
+        } else {
+            self.blocks.get(number)
+        };
+        block.map_or(0, |block| block.resident_word(page))
     }
-    run
+
+    /// Whether the page itself has memory.
+    pub(crate) fn is_resident(&self) -> bool {
+        self.word(self.page) >> (self.page % 64) & 1 != 0
+    }
+
+    /// Order of the folio for the page, which has no memory: 2 to the power of it pages, aligned.
+    ///
+    /// The block lies within `bounds`, has no page that has memory already, and its order is at most
+    /// `max`, with which blocks must be no larger than those of `blocks`.
+    pub(crate) fn order(&self, bounds: PageRange, max: u32, advice: Advice) -> u32 {
+        let most = match advice {
+            Advice::Single => 0,
+            Advice::Sequential => max,
+            Advice::Normal if max == 0 => 0,
+            Advice::Normal => {
+                let enough = 1 << max;
+                let run = self.run_below(enough).max(self.run_above(enough));
+                run.min(enough).checked_ilog2().unwrap_or(0)
+            }
+        };
+
+        (1..=most)
+            .rev()
+            .find(|&order| {
+                let block = PageRange::block(self.page, order);
+                bounds.contains(block) && self.is_hole(block)
+            })
+            .unwrap_or(0)
+    }
+
+    /// Whether no page of an aligned block has memory.
+    pub(crate) fn is_hole(&self, block: PageRange) -> bool {
+        if block.len() < 64 {
+            let mask = ((1 << block.len()) - 1) << (block.start() % 64);
+            return self.word(block.start()) & mask == 0;
+        }
+        (block.start()..block.end())
+            .step_by(64)
+            .all(|page| self.word(page) == 0)
+    }
+
+    /// How many pages in a row right below have memory; `enough` or more are all the same.
+    fn run_below(&self, enough: usize) -> usize {
+        let mut run = 0;
+
+        while run < enough && run < self.page {
+            let last = self.page - 1 - run;
+            let pages = last % 64 + 1;
+            let ones = (self.word(last) << (64 - pages)).leading_ones() as usize;
+            run += ones;
+            if ones < pages {
+                break;
+            }
+        }
+        run
+    }
+
+    /// How many pages in a row right behind have memory; `enough` or more are all the same.
+    fn run_above(&self, enough: usize) -> usize {
+        let mut run = 0;
+
+        while run < enough {
+            let first = self.page + 1 + run;
+            let ones = (self.word(first) >> (first % 64)).trailing_ones() as usize;
+            run += ones;
+            if ones < 64 - first % 64 {
+                break;
+            }
+        }
+        run
+    }
 }

@@ -118,6 +118,11 @@ impl<W: Word> Block<W> {
             }
     }
 
+    /// Which of the 64 pages around `page` of this block, aligned, have memory.
+    pub(crate) fn resident_word(&self, page: usize) -> u64 {
+        self.resident[place(page).0].load()
+    }
+
     /// `pages`, all of this block, have memory now. Their folio is locked; the lock of [`Pins`] is not
     /// needed.
     pub(crate) fn set_resident(&self, pages: PageRange) {
@@ -175,17 +180,6 @@ pub(crate) trait Blocks {
 
     /// The first block with this number or a greater one, and its number.
     fn at_or_after(&self, number: usize) -> Option<(usize, &Block<Self::Word>)>;
-
-    /// Which of the 64 pages around `page`, aligned, are resident. Needs no lock.
-    fn resident_word(&self, page: usize) -> u64 {
-        self.get(page / BLOCK_PAGES)
-            .map_or(0, |block| block.resident[place(page).0].load())
-    }
-
-    /// Whether `page` is resident. Needs no lock.
-    fn is_resident(&self, page: usize) -> bool {
-        self.resident_word(page) & place(page).1 != 0
-    }
 }
 
 /// The first resident page in `from..end`. Needs no lock.
@@ -702,16 +696,29 @@ impl<R: Ranges> Pins<R> {
     /// `last`. If they are not, somebody else may have purged them, a fault may have filled them anew,
     /// or some are pinned.
     ///
+    /// `live` says that they were a moment ago, with the folio locked since: those of a claimed range are
+    /// still.
+    ///
     /// Other ranges that have a part of them are claimed as well, until [`Self::release_others`].
     #[must_use]
-    pub(crate) fn purge<B: Blocks>(&mut self, blocks: &B, last: usize, pages: PageRange) -> Purged {
+    pub(crate) fn purge<B: Blocks>(
+        &mut self,
+        blocks: &B,
+        last: usize,
+        pages: PageRange,
+        live: bool,
+    ) -> Purged {
         let Some(own) = self.claimed(last) else {
             return Purged::Nothing;
         };
         let others = pages.start() < own.start || own.last < pages.end() - 1;
-        if others && self.waiting != 0 || !self.are_live(blocks, pages) {
+        if others && self.waiting != 0 {
             return Purged::Nothing;
         }
+        if (others || !live) && !self.are_live(blocks, pages) {
+            return Purged::Nothing;
+        }
+        debug_assert!(self.are_live(blocks, pages));
         self.each_range(pages, |range, here| {
             each_word(blocks, here, |block, word, mask| {
                 block.resident[word].clear(mask);

@@ -15,8 +15,8 @@ mod model;
 #[allow(dead_code, reason = "the driver uses what is not used here")]
 mod policy;
 
-use policy::growth;
 use policy::growth::Advice;
+use policy::growth::Near;
 use policy::page_range::PageRange;
 use policy::pins::BLOCK_PAGES;
 use policy::pins::Block;
@@ -80,8 +80,9 @@ fn touch(pages: impl IntoIterator<Item = usize>, max: u32, advice: Advice) -> Ve
     let mut blocks = Resident::default();
     let mut orders = vec![];
     for page in pages {
-        if !blocks.is_resident(page) {
-            let order = growth::order(&blocks, page, all(), max, advice);
+        let near = Near::new(&blocks, page);
+        if !near.is_resident() {
+            let order = near.order(all(), max, advice);
             blocks.add(PageRange::block(page, order));
             orders.push(order);
         }
@@ -128,7 +129,7 @@ fn sequential_advice_takes_the_largest_at_once() {
     // What has memory is gone around.
     let mut blocks = Resident::default();
     blocks.add(PageRange::block(5, 0));
-    let order = |page| growth::order(&blocks, page, all(), 4, Advice::Sequential);
+    let order = |page| Near::new(&blocks, page).order(all(), 4, Advice::Sequential);
     assert_eq!([0, 4, 6, 8, 16].map(order), [2, 0, 1, 3, 4]);
 }
 
@@ -171,7 +172,8 @@ proptest! {
             true => Advice::Sequential,
             false => Advice::Normal,
         };
-        let order = growth::order(&blocks, page, all().clamp(start, end), max, advice);
+        let bounds = all().clamp(start, end);
+        let order = Near::new(&blocks, page).order(bounds, max, advice);
         let resident = |page: usize| pages.get(page).copied().unwrap_or(false);
         let expected = model::folio(resident, page, &(start..end), max, sequential);
         let found = PageRange::block(page, order);

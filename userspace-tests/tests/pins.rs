@@ -148,8 +148,12 @@ impl HostPins {
         self.note(page);
     }
 
-    fn purge(&mut self, last: usize, page: usize) -> bool {
-        self.pins.purge(&self.blocks, last, pages(page, page + 1)) == Purged::Own
+    fn purge(&mut self, last: usize, folio: PageRange) -> Purged {
+        self.pins.purge(&self.blocks, last, folio, false)
+    }
+
+    fn purge_page(&mut self, last: usize, page: usize) -> bool {
+        self.purge(last, pages(page, page + 1)) == Purged::Own
     }
 
     fn purge_holes(&mut self, last: usize) -> usize {
@@ -183,8 +187,9 @@ enum Op {
     Note,
     /// `MADV_REMOVE` of a page.
     Remove(usize),
-    /// Reclaim wants this many pages; every nth of them is held by a device.
-    Scan(usize, usize),
+    /// Reclaim wants this many pages; every nth of them is held by a device, and folios have this
+    /// order.
+    Scan(usize, usize, u32),
     /// PURGE_ALL_CACHES; every nth page is held by a device.
     PurgeAll(usize),
 }
@@ -202,7 +207,7 @@ fn ops() -> impl Strategy<Value = Op> {
         3 => page.clone().prop_map(Op::Arrive),
         2 => Just(Op::Note),
         2 => page.prop_map(Op::Remove),
-        2 => (1..40usize, held.clone()).prop_map(|(n, held)| Op::Scan(n, held)),
+        2 => (1..40usize, held.clone(), 0..7u32).prop_map(|(n, held, order)| Op::Scan(n, held, order)),
         1 => held.prop_map(Op::PurgeAll),
     ]
 }
@@ -371,11 +376,11 @@ impl Bench {
                     self.model[page].resident = false;
                 }
             }
-            Op::Scan(want, held) => {
-                self.purge(want, held, false);
+            Op::Scan(want, held, order) => {
+                self.purge(want, held, false, order);
             }
             Op::PurgeAll(held) => {
-                let found = self.purge(usize::MAX, held, true);
+                let found = self.purge(usize::MAX, held, true, 0);
                 let mut expected = 0;
                 for number in 0..PAGES {
                     let kept = Self::live(&self.model[number]) && self.is_held(number, held);
@@ -404,14 +409,14 @@ impl Bench {
 
     /// What `reclaim.rs` does, without the folios. Updates the model for a scan
     /// only.
-    fn purge(&mut self, want: usize, held: usize, all: bool) -> usize {
+    fn purge(&mut self, want: usize, held: usize, all: bool, order: u32) -> usize {
         let mut done = 0;
         let mut purged = 0;
         for range in self.listed() {
             if range.live == 0 && (!all || range.purged == range.len()) {
                 continue;
             }
-            if done == want {
+            if done >= want {
                 break;
             }
             assert!(claim(&mut self.pins, range.start, range.age));
@@ -424,13 +429,22 @@ impl Bench {
                 let Some(page) = self.pins.next_live(range.last, from) else {
                     break;
                 };
-                from = page + 1;
                 assert!(Self::live(&self.model[page]), "page {page} is not live");
-                if self.is_held(page, held) {
+                let folio = PageRange::block(page, order).clamp(0, PAGES);
+                from = folio.end();
+                let pages = folio.start()..folio.end();
+                let live = self.model[pages.clone()].iter().all(Self::live);
+                assert_eq!(self.pins.pins.are_live(&self.pins.blocks, folio), live);
+                let own = pages.end.min(range.last + 1);
+                let not = (page..own).find(|page| !Self::live(&self.model[*page]));
+                let rest = folio.clamp(page, PAGES);
+                let run = self.pins.pins.live_run(&self.pins.blocks, range.last, rest);
+                assert_eq!((run.start(), run.end()), (page, not.unwrap_or(own)));
+                if pages.clone().any(|page| self.is_held(page, held)) {
                     continue;
                 }
                 // Oldest first: nobody older is left who could be taken.
-                if !all {
+                if !all && order == 0 {
                     let age = self.model[page].age;
                     assert!(
                         !self.model.iter().enumerate().any(|(number, other)| {
@@ -438,13 +452,34 @@ impl Bench {
                         }),
                         "page {page} is not of the oldest"
                     );
-                    self.model[page].state = State::Purged;
-                    self.model[page].resident = false;
                 }
-                assert!(self.pins.purge(range.last, page));
-                assert!(!self.pins.purge(range.last, page), "purged twice");
-                done += 1;
-                purged += 1;
+                let alone = range.start <= pages.start && pages.end <= range.last + 1;
+                let expected = match (live, alone) {
+                    (false, _) => Purged::Nothing,
+                    (true, true) => Purged::Own,
+                    (true, false) => Purged::WithOthers,
+                };
+                assert_eq!(self.pins.purge(range.last, folio), expected);
+                if !live {
+                    continue;
+                }
+                assert_eq!(self.pins.purge(range.last, folio), Purged::Nothing, "twice");
+                if !alone {
+                    assert!(pages.clone().all(|page| is_claimed(&mut self.pins, page)));
+                    self.pins.pins.release_others(range.last, folio);
+                    let claimed = |page| is_claimed(&mut self.pins, page);
+                    let still = pages.clone().map(claimed);
+                    let expected = pages.clone().map(|page| (range.start..own).contains(&page));
+                    assert!(still.eq(expected));
+                }
+                if !all {
+                    for page in &mut self.model[pages.clone()] {
+                        page.state = State::Purged;
+                        page.resident = false;
+                    }
+                }
+                done += pages.len();
+                purged += pages.len();
             }
             self.pins.release(range.last);
         }
@@ -544,16 +579,16 @@ fn claims_of_two_are_independent() {
     pins.waits(true);
     assert!(!claim(&mut pins, 0, 1), "a PIN waits");
     pins.waits(false);
-    assert!(pins.purge(9, 3), "the first");
-    assert!(!pins.purge(9, 3), "the second comes too late");
+    assert!(pins.purge_page(9, 3), "the first");
+    assert!(!pins.purge_page(9, 3), "the second comes too late");
     // A fault fills it anew before the second one looks again: it stays.
     pins.touch(3);
-    assert!(!pins.purge(9, 3), "what was written to a purged page");
+    assert!(!pins.purge_page(9, 3), "what was written to a purged page");
     pins.release(9);
     assert!(is_claimed(&mut pins, 0), "one of them is still at it");
     assert_eq!(pins.purge_holes(9), 8);
     assert_eq!(pins.next_live(9, 0), Some(4));
-    assert!(pins.purge(9, 4));
+    assert!(pins.purge_page(9, 4));
     pins.release(9);
     assert!(!is_claimed(&mut pins, 0));
     assert!(pin(&mut pins, pages(0, 10)));

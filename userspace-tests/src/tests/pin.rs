@@ -733,7 +733,7 @@ fn purge_all_misses_nothing_while_others_pin() -> anyhow::Result<()> {
     let signal = Region::sized(1)?;
     let turn = signal.map(1)?;
     let turn = turn.atomic(0);
-    const ROUNDS: u32 = 400;
+    const ROUNDS: u32 = 2000;
 
     // It takes the middle out of a range that is being purged.
     let other = spawn(|| {
