@@ -230,7 +230,11 @@ bool ashmem_current_is_kswapd(void)
 	return current_is_kswapd();
 }
 
-/* Whether kswapd, which wants this, may sleep: see pgdat_balanced(). */
+/*
+ * Whether kswapd, which wants this, may sleep: see pgdat_balanced(). What it
+ * wants beyond, for a while, so that memory does not get into small pieces
+ * (watermark_boost), is no reason to take what somebody may need.
+ */
 bool ashmem_zones_have_high_wmark(void)
 {
 	int nid;
@@ -241,7 +245,7 @@ bool ashmem_zones_have_high_wmark(void)
 		for (int i = 0; i < MAX_NR_ZONES; i++) {
 			if (managed_zone(&zones[i]) &&
 			    zone_page_state(&zones[i], NR_FREE_PAGES) <
-				    high_wmark_pages(&zones[i]))
+				    zones[i]._watermark[WMARK_HIGH])
 				return false;
 		}
 	}

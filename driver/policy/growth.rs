@@ -17,9 +17,7 @@
 //! places do not disturb each other, and there is no lock.
 
 use super::page_range::PageRange;
-use super::pins::BLOCK_PAGES;
-use super::pins::Block;
-use super::pins::Blocks;
+use super::pins;
 
 /// What the owner of a mapping, or the system, says of how it will be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,27 +32,27 @@ pub(crate) enum Advice {
 
 /// Which pages near one have memory. Needs no lock: what others do meanwhile makes it out of date, and
 /// what follows from it a bad guess, at worst.
-pub(crate) struct Near<'a, B: Blocks> {
+pub(crate) struct Near<'a, B: pins::Blocks> {
     page: usize,
     blocks: &'a B,
     /// That of `page`, in which most that is looked at lies.
-    block: Option<&'a Block<B::Word>>,
+    block: Option<&'a pins::Block<B::Word>>,
 }
 
-impl<'a, B: Blocks> Near<'a, B> {
+impl<'a, B: pins::Blocks> Near<'a, B> {
     /// Near `page`.
     pub(crate) fn new(blocks: &'a B, page: usize) -> Self {
         Self {
             page,
             blocks,
-            block: blocks.get(page / BLOCK_PAGES),
+            block: blocks.get(page / pins::BLOCK_PAGES),
         }
     }
 
     /// Which of the 64 pages around `page`, aligned, have memory.
     fn word(&self, page: usize) -> u64 {
-        let number = page / BLOCK_PAGES;
-        let block = if number == self.page / BLOCK_PAGES {
+        let number = page / pins::BLOCK_PAGES;
+        let block = if number == self.page / pins::BLOCK_PAGES {
             self.block
         } else {
             self.blocks.get(number)
@@ -64,7 +62,7 @@ impl<'a, B: Blocks> Near<'a, B> {
 
     /// Whether the page itself has memory.
     pub(crate) fn is_resident(&self) -> bool {
-        self.word(self.page) >> (self.page % 64) & 1 != 0
+        self.word(self.page) & (1 << (self.page % 64)) != 0
     }
 
     /// Order of the folio for the page, which has no memory: 2 to the power of it pages, aligned.

@@ -10,6 +10,7 @@ use std::process::Command;
 const PAGE: &str = include_str!("../../driver/ashmem.4");
 const HEADER: &str = include_str!("../../driver/include/ashmem.h");
 const MODULE: &str = include_str!("../../driver/ashmem_main.rs");
+const INLINE: &str = include_str!("../../driver/glue/inline.c");
 
 /// Where the page lies, from where cargo runs tests.
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../driver/ashmem.4");
@@ -80,13 +81,22 @@ fn structures_of_the_manual_are_those_of_the_header() {
 #[test]
 fn parameters_of_the_manual_are_the_modules() {
     let (_, parameters) = MODULE.split_once("params: {").expect("parameters");
+    // Those that are text stand elsewhere.
+    let texts = INLINE
+        .lines()
+        .filter_map(|line| line.strip_prefix("module_param_string(")?.split_once(','))
+        .map(|(name, _)| name);
     let defined: BTreeSet<_> = parameters
         .lines()
         .take_while(|line| *line != "    },")
         .filter_map(|line| line.strip_suffix(" {")?.split_once(": "))
         .map(|(name, _)| name.trim())
+        .chain(texts)
         .collect();
-    assert!(defined.contains("max_pages"), "{defined:?}");
+    assert!(
+        defined.contains("max_pages") && defined.contains("huge"),
+        "{defined:?}"
+    );
     let lines = section("MODULE PARAMETERS");
     let told: BTreeSet<_> = lines
         .windows(2)

@@ -181,6 +181,8 @@ enum Op {
     Pin(usize, usize),
     /// A page is touched.
     Touch(usize),
+    /// So are all pages of an aligned block of this order.
+    Fill(usize, u32),
     /// A page is touched, and the fault is not over yet.
     Arrive(usize),
     /// All such faults end.
@@ -204,6 +206,7 @@ fn ops() -> impl Strategy<Value = Op> {
         4 => range.clone().prop_map(|(a, b)| Op::Unpin(a, b)),
         4 => range.prop_map(|(a, b)| Op::Pin(a, b)),
         6 => page.clone().prop_map(Op::Touch),
+        3 => (page.clone(), 0..7u32).prop_map(|(page, order)| Op::Fill(page, order)),
         3 => page.clone().prop_map(Op::Arrive),
         2 => Just(Op::Note),
         2 => page.prop_map(Op::Remove),
@@ -361,6 +364,12 @@ impl Bench {
                 }
                 if matches!(op, Op::Touch(_)) && self.arriving.remove(&page) {
                     self.note(page);
+                }
+            }
+            Op::Fill(page, order) => {
+                let block = PageRange::block(page, order).clamp(0, PAGES);
+                for page in block.start()..block.end() {
+                    self.apply(&Op::Touch(page));
                 }
             }
             Op::Note => {
