@@ -46,6 +46,19 @@ fn order(region: &Region, fault: &Fault<'_>, near: &Near<'_, BlockArray>) -> u32
     near.order(bounds, region.shared().max_order, advice(fault))
 }
 
+/// What becomes of the fault if the page is there.
+fn found(region: &Region, fault: &Fault<'_>) -> Option<Outcome> {
+    let folio = fault.mapping().lock_folio(fault.index())?;
+
+    if folio.folio().is_poisoned() {
+        return Some(Outcome::Poisoned);
+    }
+    if folio.pages().len() == 1 << HUGE_ORDER && fault.fits_huge() && fault.has_no_table() {
+        region.counters.huge_faults.add(1);
+    }
+    Some(Outcome::Map(folio))
+}
+
 impl VmOperations for Region {
     fn fault(&self, fault: &Fault<'_>) -> Outcome {
         self.counters.faults.add(1);
@@ -62,19 +75,11 @@ impl VmOperations for Region {
         let mut look = fault.is_private() || near.is_resident();
         let mut may_purge = true;
         let mut small = false;
+        let mut failed = None;
         loop {
             if look {
-                if let Some(folio) = mapping.lock_folio(index) {
-                    if folio.folio().is_poisoned() {
-                        return Outcome::Poisoned;
-                    }
-                    if folio.pages().len() == 1 << HUGE_ORDER
-                        && fault.fits_huge()
-                        && fault.has_no_table()
-                    {
-                        self.counters.huge_faults.add(1);
-                    }
-                    return Outcome::Map(folio);
+                if let Some(outcome) = found(self, fault) {
+                    return outcome;
                 }
             }
             // What is only copied from needs no page of the region.
@@ -82,19 +87,33 @@ impl VmOperations for Region {
                 return Outcome::Zeros;
             }
             let order = if small { 0 } else { order(self, fault, &near) };
-            match self.populate(mapping, index, order) {
-                Ok(folio) => return Outcome::Map(folio),
+            let error = match failed.take() {
+                Some(error) => error,
+                None => match self.populate(mapping, index, order) {
+                    Ok(folio) => return Outcome::Map(folio),
+                    // One page may be had still,
+                    Err(PopulateError::NoMemory | PopulateError::Limit) if order != 0 => {
+                        small = true;
+                        continue;
+                    }
+                    // or be there by now.
+                    Err(error) if !look => {
+                        look = true;
+                        small = true;
+                        failed = Some(error);
+                        continue;
+                    }
+                    Err(error) => error,
+                },
+            };
+            match error {
                 // This page or one beside it: another fault may not have noted it yet.
-                Err(PopulateError::Exists) => {
+                PopulateError::Exists => {
                     look = true;
                     small = true;
                 }
-                // One page may be had still,
-                Err(_) if order != 0 => small = true,
-                // or be there by now.
-                Err(_) if !look => look = true,
-                Err(PopulateError::NoMemory) => return Outcome::OutOfMemory,
-                Err(PopulateError::Limit) => {
+                PopulateError::NoMemory => return Outcome::OutOfMemory,
+                PopulateError::Limit => {
                     // Once: if others are faster at taking what was freed, so be it.
                     if !may_purge || reclaim::make_room(self.shared()) == 0 {
                         return Outcome::Sigbus;
