@@ -44,9 +44,9 @@ pub fn measure(bench: &mut Bench, target: Target) -> anyhow::Result<()> {
     random.shuffle(&mut ChaCha8Rng::seed_from_u64(1));
     second_mappings(bench, target, &forwards, &random)?;
     life(bench, target, &backwards)?;
-    taken_away(bench, target, &random)?;
     by_reading(bench, target, &forwards)?;
     at_once(bench, target)?;
+    taken_away(bench, target, &random)?;
     here_and_there(bench, target, "every 64th page of 1 GiB", None)?;
     if target.is_huge() {
         return Ok(());
@@ -117,11 +117,13 @@ fn taken_away(bench: &mut Bench, target: Target, random: &[usize]) -> anyhow::Re
     let map = memory.map()?;
     let what = page("first touch, written at random");
     bench.step(what, target, base, Some(&map), || write(&map, random))?;
-    let what = page("purge, or a hole punched");
-    bench.step(what, target, base, Some(&map), || memory.take_away(&map))?;
-    if let Some(region) = memory.region() {
-        anyhow::ensure!(region.pin(0..PAGES)?, "nothing was purged");
-    }
+    take_away(
+        bench,
+        target,
+        "the same, touched at random",
+        base,
+        (&memory, &map),
+    )?;
     let what = page("touched again after that");
     bench.step(what, target, base, Some(&map), || write(&map, random))
 }
@@ -135,7 +137,7 @@ fn by_reading(bench: &mut Bench, target: Target, forwards: &[usize]) -> anyhow::
     bench.step(what, target, base, Some(&map), || read(&map, forwards))
 }
 
-/// Populated.
+/// Populated, and taken away.
 fn at_once(bench: &mut Bench, target: Target) -> anyhow::Result<()> {
     let base = bench.held()?;
     let memory = Memory::new(target, PAGES)?;
@@ -143,7 +145,31 @@ fn at_once(bench: &mut Bench, target: Target) -> anyhow::Result<()> {
     let what = page("MADV_POPULATE_WRITE");
     bench.step(what, target, base, Some(&map), || {
         Ok(map.advise(0..PAGES, libc::MADV_POPULATE_WRITE)?)
-    })
+    })?;
+    take_away(
+        bench,
+        target,
+        "purge, or a hole punched",
+        base,
+        (&memory, &map),
+    )
+}
+
+/// All that a mapping of all of the memory has is taken away.
+fn take_away(
+    bench: &mut Bench,
+    target: Target,
+    what: &str,
+    base: i64,
+    (memory, map): (&Memory, &Mapping),
+) -> anyhow::Result<()> {
+    bench.step(page(what), target, base, Some(map), || {
+        memory.take_away(map)
+    })?;
+    if let Some(region) = memory.region() {
+        anyhow::ensure!(region.pin(0..PAGES)?, "nothing was purged");
+    }
+    Ok(())
 }
 
 /// Touched here and there: what counts is how much memory that takes.
