@@ -948,6 +948,7 @@ impl Claim {
         let mapping = self.file.mapping();
         let last = self.range.last;
         let mut taken = Taken::default();
+        let mut unmapped = 0;
 
         while taken.counted(slack) < want {
             let next = region.pins.lock().next_live(&region.blocks, last, *from);
@@ -956,6 +957,16 @@ impl Claim {
                 break;
             };
             *from = page + 1;
+            // Many at once is cheaper. What somebody maps again is unmapped again, with its folio locked.
+            if page >= unmapped {
+                let rest = want - taken.counted(slack);
+                let block = PageRange::block(page, BLOCK_PAGES.ilog2());
+                let run = self.live_run(page, block.clamp(page, page.saturating_add(rest)));
+                unmapped = run.end();
+                if run.len() > 1 {
+                    mapping.unmap(run.start()..run.end());
+                }
+            }
             let folio = match how {
                 How::AnyProcess => mapping.lock_folio(page),
                 How::Reclaim => mapping.try_lock_folio(page),

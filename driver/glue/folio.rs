@@ -271,6 +271,15 @@ impl Mapping {
         Ok(NewFolio(folio))
     }
 
+    /// Takes `pages` out of every shared mapping, as [`LockedFolio::unmap`] does. No folio is locked: a fault
+    /// may map any of them again.
+    pub(crate) fn unmap(&self, pages: Range<usize>) {
+        // SAFETY: The mapping is valid.
+        unsafe {
+            bindings::unmap_mapping_pages(self.as_ptr(), pages.start, pages.len(), false);
+        }
+    }
+
     /// Has a folio begin at page `at`, where one that has it begins before: splits that, if nobody else has a
     /// reference to it. Content stays. May sleep.
     ///
