@@ -104,11 +104,13 @@ impl Job for Splitter {
     fn run(&self) {
         // What it takes to split a folio is given back at once, and more.
         without_reclaim(|| {
+            let now = self.lru.now();
             let mut number = None;
             while let Some(queue) = self.lru.next_queue(number) {
                 number = Some(queue.number());
                 let want = queue.take_left();
-                let taken = purge_queue_oldest(&queue, want, want * TRIES, How::AnyProcess);
+                let slack = want * TRIES;
+                let taken = purge_queue_oldest(&queue, now, want, slack, How::AnyProcess);
                 self.freed.fetch_add(taken.freed, Relaxed);
             }
         });
@@ -178,6 +180,7 @@ fn purge_oldest(
     slack: usize,
     how: How,
 ) -> Taken {
+    let now = lru.now();
     let mut taken = Taken::default();
     // Each once: what can be taken from it is taken then.
     let mut seen = [0; MOST_QUEUES];
@@ -191,7 +194,13 @@ fn purge_oldest(
             break;
         };
         seen[at] = queue.number();
-        taken.add(purge_queue_oldest(&queue, want - taken.freed, slack, how));
+        taken.add(purge_queue_oldest(
+            &queue,
+            now,
+            want - taken.freed,
+            slack,
+            how,
+        ));
         if taken.freed != 0 && taken.counted(slack) >= want {
             break;
         }
@@ -199,8 +208,8 @@ fn purge_oldest(
     taken
 }
 
-/// The same of one queue.
-fn purge_queue_oldest(queue: &RegionQueue, want: usize, slack: usize, how: How) -> Taken {
+/// The same of one queue, of what was unpinned before `now`: others may unpin faster than this comes on.
+fn purge_queue_oldest(queue: &RegionQueue, now: u64, want: usize, slack: usize, how: How) -> Taken {
     let mut taken = Taken::default();
     let mut after = None;
 
@@ -208,6 +217,9 @@ fn purge_queue_oldest(queue: &RegionQueue, want: usize, slack: usize, how: How) 
         let Some((key, file)) = queue.next_live(after) else {
             break;
         };
+        if key.age >= now {
+            break;
+        }
         after = Some(key);
         if let Some(claim) = Claim::new(file, key, false) {
             let rest = want - taken.counted(slack);
@@ -216,7 +228,7 @@ fn purge_queue_oldest(queue: &RegionQueue, want: usize, slack: usize, how: How) 
         }
     }
     if how == How::Reclaim {
-        queue.leave(taken.left);
+        queue.leave(taken.left.min(want));
     }
     taken
 }

@@ -769,6 +769,7 @@ impl Region {
     ) -> Result<LockedFolio, PopulateError> {
         let pages = PageRange::block(index, order);
         let block = self.block(index)?;
+        Room::there_is(pages.len(), self.shared.max_pages)?;
         let folio = mapping
             .alloc_folio(order)
             .map_err(|_| PopulateError::NoMemory)?;
@@ -857,6 +858,14 @@ impl PseudoFileOperations for Region {
 struct Room(usize);
 
 impl Room {
+    /// Whether there would be some now.
+    fn there_is(pages: usize, limit: usize) -> Result<(), PopulateError> {
+        if POPULATED.load(Relaxed) + pages > limit {
+            return Err(PopulateError::Limit);
+        }
+        Ok(())
+    }
+
     fn new(pages: usize, limit: usize) -> Result<Self, PopulateError> {
         let mut now = POPULATED.load(Relaxed);
 
@@ -958,7 +967,8 @@ impl Claim {
             };
             *from = page + 1;
             // Many at once is cheaper. What somebody maps again is unmapped again, with its folio locked.
-            if page >= unmapped {
+            // In reclaim only where something can be taken.
+            if page >= unmapped && (how == How::AnyProcess || taken.freed != 0) {
                 let rest = want - taken.counted(slack);
                 let block = PageRange::block(page, BLOCK_PAGES.ilog2());
                 let run = self.live_run(page, block.clamp(page, page.saturating_add(rest)));

@@ -282,16 +282,18 @@ impl Mapping {
 
     /// Has a folio begin at page `at`, where one that has it begins before: splits that, if nobody else has a
     /// reference to it. Content stays. May sleep.
-    ///
-    /// `at` must not be 0.
     pub(crate) fn split(&self, at: usize) {
-        let at = (at * PAGE_SIZE) as bindings::loff_t;
-        debug_assert!(at != 0);
-        // What splits a folio is not exported. But truncation does it at the start of what it drops, and
-        // here that is nothing: zero bytes.
+        let at = at * PAGE_SIZE;
+        // What splits a folio is not exported. But truncation does it at the page where what it drops
+        // begins, and here that is nothing: the zero bytes behind its first one. (Those before it would be
+        // those of another page, which may be another folio's by then.)
         // SAFETY: The mapping is valid.
         unsafe {
-            bindings::truncate_inode_pages_range(self.as_ptr(), at, at as bindings::uoff_t - 1)
+            bindings::truncate_inode_pages_range(
+                self.as_ptr(),
+                at as bindings::loff_t + 1,
+                at as bindings::uoff_t,
+            )
         };
     }
 

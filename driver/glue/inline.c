@@ -230,6 +230,18 @@ bool ashmem_current_is_kswapd(void)
 	return current_is_kswapd();
 }
 
+/* What of a zone's free pages anybody may have: see __zone_watermark_ok(). */
+static long free_pages_for_all(struct zone *zone)
+{
+	long free = zone_page_state(zone, NR_FREE_PAGES) -
+		    READ_ONCE(zone->nr_free_highatomic);
+
+#ifdef CONFIG_CMA
+	free -= zone_page_state(zone, NR_FREE_CMA_PAGES);
+#endif
+	return free;
+}
+
 /*
  * Whether kswapd, which wants this, may sleep: see pgdat_balanced(). What it
  * wants beyond, for a while, so that memory does not get into small pieces
@@ -243,9 +255,10 @@ bool ashmem_zones_have_high_wmark(void)
 		struct zone *zones = NODE_DATA(nid)->node_zones;
 
 		for (int i = 0; i < MAX_NR_ZONES; i++) {
+			long high = zones[i]._watermark[WMARK_HIGH];
+
 			if (managed_zone(&zones[i]) &&
-			    zone_page_state(&zones[i], NR_FREE_PAGES) <
-				    zones[i]._watermark[WMARK_HIGH])
+			    free_pages_for_all(&zones[i]) < high)
 				return false;
 		}
 	}

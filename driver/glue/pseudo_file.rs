@@ -374,7 +374,7 @@ unsafe extern "C" fn evict_inode(inode: *mut bindings::inode) {
     // SAFETY: As above. The root's, a folder, has no reference.
     if u32::from(unsafe { (*inode).i_mode }) & bindings::S_IFMT == bindings::S_IFREG {
         // SAFETY: `PseudoFile::new` took it. This function returns before the module goes: who held
-        // the inode has the mount still, or the superblock waits for it (`fsnotify_sb_delete`), and the
+        // the inode has the mount still, or the superblock waits for it (`generic_shutdown_super`), and the
         // module's end waits for both.
         unsafe { bindings::module_put(this_module::<crate::LocalModule>().as_ptr()) };
     }
