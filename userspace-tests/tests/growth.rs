@@ -2,12 +2,9 @@
 
 //! The driver's rule of how many pages a fault allocates, on the host.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
-
 use proptest::prelude::*;
 
+mod blocks;
 #[path = "../src/growth.rs"]
 #[allow(dead_code, reason = "the guest uses what is not used here")]
 mod model;
@@ -15,60 +12,21 @@ mod model;
 #[allow(dead_code, reason = "the driver uses what is not used here")]
 mod policy;
 
+use blocks::BlockMap;
 use policy::growth::Advice;
 use policy::growth::Near;
 use policy::page_range::PageRange;
 use policy::pins::BLOCK_PAGES;
-use policy::pins::Block;
-use policy::pins::Blocks;
-use policy::pins::Word;
 
 /// Two blocks and a part of a third.
 const PAGES: usize = 2 * BLOCK_PAGES + 90;
 /// Of a folio that is smaller than a block.
 const MAX: u32 = 8;
 
-#[derive(Default)]
-struct HostWord(AtomicU64);
-
-impl Word for HostWord {
-    fn load(&self) -> u64 {
-        self.0.load(Ordering::SeqCst)
-    }
-
-    fn set(&self, bits: u64) {
-        self.0.fetch_or(bits, Ordering::SeqCst);
-    }
-
-    fn clear(&self, bits: u64) {
-        self.0.fetch_and(!bits, Ordering::SeqCst);
-    }
-
-    fn store(&self, bits: u64) {
-        self.0.store(bits, Ordering::SeqCst);
-    }
-}
-
-#[derive(Default)]
-struct Resident(BTreeMap<usize, Block<HostWord>>);
-
-impl Blocks for Resident {
-    type Word = HostWord;
-
-    fn get(&self, number: usize) -> Option<&Block<HostWord>> {
-        self.0.get(&number)
-    }
-
-    fn at_or_after(&self, number: usize) -> Option<(usize, &Block<HostWord>)> {
-        self.0.range(number..).next().map(|(n, block)| (*n, block))
-    }
-}
-
-impl Resident {
-    fn add(&mut self, pages: PageRange) {
-        let number = pages.start() / BLOCK_PAGES;
-        self.0.entry(number).or_default().set_resident(pages);
-    }
+/// These pages, all of one block, have memory from now on.
+fn add(blocks: &mut BlockMap, pages: PageRange) {
+    let block = blocks.0.entry(pages.start() / BLOCK_PAGES).or_default();
+    block.set_resident(pages);
 }
 
 fn all() -> PageRange {
@@ -77,13 +35,13 @@ fn all() -> PageRange {
 
 /// Touches these pages of a region in which `bounds` may be mapped; the orders of what is allocated.
 fn touch(pages: impl IntoIterator<Item = usize>, max: u32, advice: Advice) -> Vec<u32> {
-    let mut blocks = Resident::default();
+    let mut blocks = BlockMap::default();
     let mut orders = vec![];
     for page in pages {
         let near = Near::new(&blocks, page);
         if !near.is_resident() {
             let order = near.order(all(), max, advice);
-            blocks.add(PageRange::block(page, order));
+            add(&mut blocks, PageRange::block(page, order));
             orders.push(order);
         }
     }
@@ -127,8 +85,8 @@ fn single_pages_at_random_and_where_they_are_asked_for() {
 fn sequential_advice_takes_the_largest_at_once() {
     assert_eq!(touch(0..64, 4, Advice::Sequential), [4; 4]);
     // What has memory is gone around.
-    let mut blocks = Resident::default();
-    blocks.add(PageRange::block(5, 0));
+    let mut blocks = BlockMap::default();
+    add(&mut blocks, PageRange::block(5, 0));
     let order = |page| Near::new(&blocks, page).order(all(), 4, Advice::Sequential);
     assert_eq!([0, 4, 6, 8, 16].map(order), [2, 0, 1, 3, 4]);
 }
@@ -156,13 +114,13 @@ proptest! {
         max in 0..=MAX,
         sequential: bool,
     ) {
-        let mut blocks = Resident::default();
+        let mut blocks = BlockMap::default();
         let mut pages = [false; PAGES];
         for (start, len) in runs {
             let end = (start + len).min(PAGES);
             pages[start..end].fill(true);
             for page in start..end {
-                blocks.add(PageRange::block(page, 0));
+                add(&mut blocks, PageRange::block(page, 0));
             }
         }
         prop_assume!(!pages[page]);

@@ -10,20 +10,18 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::ops::Deref;
 use std::ops::DerefMut;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
 
 use proptest::prelude::*;
 
+mod blocks;
 #[path = "../../driver/policy/mod.rs"]
 #[allow(dead_code, reason = "the driver uses what is not used here")]
 mod policy;
 
+use blocks::BlockMap;
 use policy::page_range::PageRange;
 use policy::pins::BLOCK_PAGES;
 use policy::pins::Base;
-use policy::pins::Block;
-use policy::pins::Blocks;
 use policy::pins::Claimed;
 use policy::pins::Pins;
 use policy::pins::Progress;
@@ -31,7 +29,6 @@ use policy::pins::Purged;
 use policy::pins::Range;
 use policy::pins::Ranges;
 use policy::pins::State;
-use policy::pins::Word;
 use policy::pins::next_hole;
 use policy::pins::next_resident;
 
@@ -65,42 +62,6 @@ impl Ranges for RangeMap {
 
     fn remove(&mut self, last: usize) {
         assert!(self.0.remove(&last).is_some());
-    }
-}
-
-#[derive(Default)]
-struct HostWord(AtomicU64);
-
-impl Word for HostWord {
-    fn load(&self) -> u64 {
-        self.0.load(Ordering::SeqCst)
-    }
-
-    fn set(&self, bits: u64) {
-        self.0.fetch_or(bits, Ordering::SeqCst);
-    }
-
-    fn clear(&self, bits: u64) {
-        self.0.fetch_and(!bits, Ordering::SeqCst);
-    }
-
-    fn store(&self, bits: u64) {
-        self.0.store(bits, Ordering::SeqCst);
-    }
-}
-
-#[derive(Default)]
-struct BlockMap(BTreeMap<usize, Block<HostWord>>);
-
-impl Blocks for BlockMap {
-    type Word = HostWord;
-
-    fn get(&self, number: usize) -> Option<&Block<HostWord>> {
-        self.0.get(&number)
-    }
-
-    fn at_or_after(&self, number: usize) -> Option<(usize, &Block<HostWord>)> {
-        self.0.range(number..).next().map(|(n, block)| (*n, block))
     }
 }
 
