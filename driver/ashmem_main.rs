@@ -17,11 +17,11 @@
 //!                  glue/                                                all `unsafe`
 //! ```
 //!
-//! A *fault* finds the page's folio in the region's own page cache, or allocates one, of as many pages
-//! as `policy/growth.rs` says, and inserts it, and hands it to the core locked. An *ioctl* parses its argument into a checked `PageRange`
-//! and changes the region's pin state. *Reclaim*, called for one memory cgroup or for all, takes the
-//! range that was unpinned longest ago there, claims it, and frees its folios one by one; those that may
-//! go in part only it leaves to a worker.
+//! A *fault* finds the page's folio in the region's own page cache, or allocates one, of as many
+//! pages as `policy/growth.rs` says, and inserts it, and hands it to the core locked. An *ioctl*
+//! parses its argument into a checked `PageRange` and changes the region's pin state. *Reclaim*,
+//! called for one memory cgroup or for all, takes the range that was unpinned longest ago there,
+//! claims it, and frees its folios one by one; those that may go in part only it leaves to a worker.
 //!
 //! # Lock order
 //!

@@ -1018,16 +1018,14 @@ impl Claim {
                         taken.left += run.len();
                     }
                 }
-                Purged::Own => {
+                Purged::Own | Purged::WithOthers => {
                     folio.remove();
                     taken.freed += pages.len();
                 }
-                Purged::WithOthers => {
-                    folio.remove();
-                    taken.freed += pages.len();
-                    region.pins.lock().release_others(last, pages);
-                    region.unclaimed.notify_all();
-                }
+            }
+            if purged == Purged::WithOthers {
+                region.pins.lock().release_others(last, pages);
+                region.unclaimed.notify_all();
             }
         }
         region.counters.purged.add(taken.freed);

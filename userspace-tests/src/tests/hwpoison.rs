@@ -93,6 +93,23 @@ extern "C" fn on_sigbus(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc
     unsafe { libc::_exit(code) }
 }
 
+/// Asserts that page `BAD` is dead, and no other one, in the mapping through which it failed, in
+/// another one, in one that had not touched it, in a private one without a copy, and in a fresh one.
+fn dead_in_each(maps: [&Mapping; 5]) -> anyhow::Result<()> {
+    const WHAT: [&str; 5] = [
+        "the one through which it failed",
+        "another one",
+        "one that had not touched it",
+        "a private one without a copy",
+        "a fresh one",
+    ];
+    for (what, map) in WHAT.into_iter().zip(maps) {
+        dead(map, BAD).context(what)?;
+        neighbours(map).context(what)?;
+    }
+    Ok(())
+}
+
 /// Touches the page's first byte in this process. What SIGBUS says of the
 /// reason is the exit code.
 fn touch(map: &Mapping, page: usize, write: bool) -> anyhow::Result<()> {
@@ -179,16 +196,7 @@ fn failed_memory_is_sigbus_in_every_mapping() -> anyhow::Result<()> {
     told(child).context("in another process")?;
 
     let fresh = region.map(N)?;
-    for (what, map) in [
-        ("the one through which it failed", &map),
-        ("another one", &twin),
-        ("one that had not touched it", &untouched),
-        ("a private one without a copy", &private),
-        ("a fresh one", &fresh),
-    ] {
-        dead(map, BAD).context(what)?;
-        neighbours(map).context(what)?;
-    }
+    dead_in_each([&map, &twin, &untouched, &private, &fresh])?;
     ensure!(copied.letter(BAD) == 'p', "a copy is other memory");
     neighbours(&copied)?;
     let info = region.info()?;
@@ -390,16 +398,7 @@ fn folio_is_split_where_a_page_of_it_fails() -> anyhow::Result<()> {
     }
 
     let fresh = region.map(LARGE)?;
-    for (what, map) in [
-        ("the one through which it failed", &map),
-        ("another one", &twin),
-        ("one that had not touched it", &untouched),
-        ("a private one without a copy", &private),
-        ("a fresh one", &fresh),
-    ] {
-        dead(map, BAD).context(what)?;
-        neighbours(map).context(what)?;
-    }
+    dead_in_each([&map, &twin, &untouched, &private, &fresh])?;
     let mut expected = "s".repeat(LARGE);
     expected.replace_range(BAD..=BAD, "-");
     ensure!(map.folios()? == expected, "{}", map.folios()?);
