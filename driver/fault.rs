@@ -26,6 +26,7 @@ use crate::{
         Region, //
     }, //
 };
+use core::ops::Range;
 
 /// What is said of the mapping.
 fn advice(fault: &Fault<'_>) -> Advice {
@@ -38,12 +39,15 @@ fn advice(fault: &Fault<'_>) -> Advice {
     }
 }
 
+/// The pages that one folio may have, to be mapped whole.
+fn bounds(fault: &Fault<'_>) -> PageRange {
+    let mappable = fault.mappable();
+    PageRange::whole(fault.mapping().size()).clamp(mappable.start, mappable.end)
+}
+
 /// Order of the folio to be allocated for it.
 fn order(region: &Region, fault: &Fault<'_>, near: &Near<'_, BlockArray>) -> u32 {
-    let mappable = fault.mappable();
-    let bounds = PageRange::whole(fault.mapping().size()).clamp(mappable.start, mappable.end);
-
-    near.order(bounds, region.shared().max_order, advice(fault))
+    near.order(bounds(fault), region.shared().max_order, advice(fault))
 }
 
 /// What becomes of the fault if the page is there.
@@ -139,6 +143,18 @@ impl VmOperations for Region {
             // If it fails, `fault` takes less.
             drop(self.populate(mapping, index, HUGE_ORDER));
         }
+    }
+
+    fn maps_more(&self, fault: &Fault<'_>, order: u32, around: Range<usize>) -> bool {
+        // Of a private mapping single pages may have been copied, and what is left of a folio then is not
+        // mapped at once.
+        if order == 0 || fault.is_private() {
+            return false;
+        }
+        let folio = PageRange::block(fault.index(), order);
+        // What the core would map is within what may be mapped.
+        (folio.start()..folio.end()) == around
+            || (folio.len() >= around.len() && bounds(fault).contains(folio))
     }
 
     fn mapped_around(&self, resolved: bool) {

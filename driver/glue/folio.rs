@@ -255,6 +255,13 @@ impl Mapping {
         self.get(index, true, true).map(LockedFolio)
     }
 
+    /// Order of the folio that holds page `index`; 0 if there is none, or if memory of it has failed. It may
+    /// change at once. Must be called under RCU.
+    pub(super) fn sound_order(&self, index: usize) -> u32 {
+        // SAFETY: The mapping is valid.
+        unsafe { inline::ashmem_mapping_sound_order(self.as_ptr(), index) }
+    }
+
     /// Allocates `1 << order` pages by the rules of this mapping and of the current task's memory
     /// policy. May sleep and reclaim; more than one page only as far as little effort brings.
     ///

@@ -73,6 +73,27 @@ struct folio *ashmem_filemap_get_folio(struct address_space *mapping,
 	return IS_ERR(folio) ? NULL : folio;
 }
 
+/*
+ * Order of the folio that holds the page; 0 if there is none, or if memory of
+ * it has failed. Under RCU and without a reference: by now the folio may be
+ * something else, so that no function may look at it that checks what it is.
+ */
+unsigned int ashmem_mapping_sound_order(struct address_space *mapping,
+					pgoff_t index)
+{
+	XA_STATE(xas, &mapping->i_pages, index);
+	struct folio *folio = xas_load(&xas);
+	unsigned int order;
+
+	if (!folio || xas_retry(&xas, folio) || xa_is_value(folio))
+		return 0;
+	order = xas_get_order(&xas);
+	/* One that is not large has no second page, where this is. */
+	if (order && test_bit(PG_has_hwpoisoned, &folio->_flags_1))
+		return 0;
+	return order;
+}
+
 void ashmem_folio_put(struct folio *folio)
 {
 	folio_put(folio);

@@ -29,6 +29,8 @@ int ashmem_filemap_add_folio(struct address_space *mapping, struct folio *folio,
 			     pgoff_t index);
 struct folio *ashmem_filemap_get_folio(struct address_space *mapping,
 				       pgoff_t index, bool lock, bool nowait);
+unsigned int ashmem_mapping_sound_order(struct address_space *mapping,
+					pgoff_t index);
 void ashmem_folio_put(struct folio *folio);
 void ashmem_folio_fill(struct folio *folio);
 unsigned long ashmem_folio_nr_pages(struct folio *folio);

@@ -33,7 +33,10 @@ use super::{
         VmOperations, //
     }, //
 };
-use core::ptr::NonNull;
+use core::{
+    ops::Range,
+    ptr::NonNull, //
+};
 use kernel::{
     bindings,
     page::PAGE_SIZE,
@@ -43,6 +46,7 @@ use kernel::{
             Atomic,
             Relaxed, //
         },
+        rcu,
         Arc, //
     }, //
 };
@@ -294,6 +298,10 @@ impl VmOperations for Probe {
     }
 
     fn huge_fault(&self, _: &Fault<'_>) {}
+
+    fn maps_more(&self, _: &Fault<'_>, _: u32, _: Range<usize>) -> bool {
+        false
+    }
 
     fn mapped_around(&self, _: bool) {}
 }
@@ -572,6 +580,21 @@ mod folio {
             ensure_eq!(mapping.nr_pages(), 0);
             Ok(())
         })
+    }
+
+    #[test]
+    fn order_of_a_folio_is_known_at_each_of_its_pages() -> Result {
+        let mount = Mount::pin()?;
+        let file = probe(&mount, 16 * PAGE_SIZE)?;
+        let mapping = file.mapping();
+
+        drop(add(mapping, 0)?);
+        add_large(mapping, 4, 2)?;
+        let guard = rcu::read_lock();
+        let orders: [u32; 16] = core::array::from_fn(|page| mapping.sound_order(page));
+        drop(guard);
+        ensure_eq!(orders, [0, 0, 0, 0, 2, 2, 2, 2, 0, 0, 0, 0, 0, 0, 0, 0]);
+        Ok(())
     }
 
     #[test]

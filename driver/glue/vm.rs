@@ -46,6 +46,11 @@ pub(crate) trait VmOperations: Sized {
     /// one into the page cache. [`Self::fault`] is called next in any case. May sleep.
     fn huge_fault(&self, fault: &Fault<'_>);
 
+    /// Whether [`Self::fault`] maps at least as much at once as the core would, which maps what is in the page
+    /// cache of the pages `around`. The page is in a folio of this `order`, or was a moment ago; it may be
+    /// in none if that is 0. Called under RCU: must not sleep.
+    fn maps_more(&self, fault: &Fault<'_>, order: u32, around: Range<usize>) -> bool;
+
     /// The core mapped what is in the page cache around the faulting address, and `resolved` says
     /// whether that was enough. Called under RCU: must not sleep.
     fn mapped_around(&self, resolved: bool);
@@ -250,11 +255,18 @@ impl<T: PseudoFileOperations> Vm<T> {
         start: c_ulong,
         end: c_ulong,
     ) -> bindings::vm_fault_t {
+        // INVARIANT: The caller says so.
+        let fault = Fault(vmf, PhantomData);
+        // SAFETY: The VMA is locked and holds its file.
+        let object = unsafe { object::<T>((*fault.vma()).vm_file) };
+
+        let order = fault.mapping().sound_order(fault.index());
+        if object.maps_more(&fault, order, start as usize..end as usize + 1) {
+            // Nothing is mapped.
+            return 0;
+        }
         // SAFETY: The caller's promises are those that this function asks for.
         let ret = unsafe { bindings::filemap_map_pages(vmf, start, end) };
-        // SAFETY: As above.
-        let object = unsafe { object::<T>((*(*vmf).__bindgen_anon_1.vma).vm_file) };
-
         object.mapped_around(ret & bindings::vm_fault_reason_VM_FAULT_NOPAGE != 0);
         ret
     }

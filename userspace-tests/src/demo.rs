@@ -114,7 +114,7 @@ fn count_faults() -> anyhow::Result<()> {
         watch(&region, || {
             third.read_pages(0..N);
         })?,
-        "one fault maps the pages around it too",
+        "a folio or what is around it at a time: same memory",
     );
     region.unpin(0..N)?;
     region.purge_all()?;

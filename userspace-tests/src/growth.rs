@@ -125,8 +125,16 @@ impl Model {
             if map.mapped[page] {
                 continue;
             }
-            // What is there is mapped first; that may be enough.
-            for near in map.around(page, self.window) {
+            // What is there is mapped first, unless the handler maps more; that may be enough.
+            let around = map.around(page, self.window);
+            if self
+                .whole(map, page)
+                .is_some_and(|folio| folio.len() > 1 && folio.len() >= around.len())
+            {
+                self.handle(map, page, &mut step);
+                continue;
+            }
+            for near in around {
                 map.mapped[near] |= self.folios[near].is_some();
             }
             if map.mapped[page] {
@@ -172,14 +180,19 @@ impl Model {
                 self.folios[page] = Some(folio.clone());
             }
         }
-        let folio = self.folios[page].clone().unwrap_or(page..page + 1);
-        let table = map.table(page);
-        let whole = table.start <= folio.start
-            && folio.end <= table.end
-            && !folio.clone().any(|page| map.mapped[page]);
-        for page in if whole { folio } else { page..page + 1 } {
+        let whole = self.whole(map, page);
+        let whole = whole.filter(|folio| !folio.clone().any(|page| map.mapped[page]));
+        for page in whole.unwrap_or(page..page + 1) {
             map.mapped[page] = true;
         }
+    }
+
+    /// The folio of `page`, if one page table maps all of it.
+    fn whole(&self, map: &ModelMapping, page: usize) -> Option<Range<usize>> {
+        let table = map.table(page);
+        self.folios[page]
+            .clone()
+            .filter(|folio| table.start <= folio.start && folio.end <= table.end)
     }
 }
 

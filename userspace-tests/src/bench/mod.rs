@@ -49,6 +49,10 @@ fn clock() -> Clock {
     *CLOCK.get_or_init(|| Clock::Instructions)
 }
 
+/// How often what is done to much memory is measured. The least counts: what the kernel had put off, or
+/// what a timer asked for, is in the others.
+const ROUNDS: usize = 3;
+
 /// Where the results go.
 const PORT: &str = "ashmem.data";
 
@@ -67,8 +71,10 @@ pub fn run() -> anyhow::Result<()> {
     settle()?;
     let clearing = clock::clearing();
     for target in Target::ALL {
-        println!("{target:?}");
-        pages::measure(&mut bench, target)?;
+        for round in 1..=ROUNDS {
+            println!("{target:?}, {round} of {ROUNDS}");
+            pages::measure(&mut bench, target)?;
+        }
         calls::measure(&mut bench, target)?;
     }
     fs::write(format!("{ROOT}/cgroup.procs"), "0").context("leaving the group")?;
@@ -115,7 +121,7 @@ impl Bench {
         Ok(bytes / PAGE as i64)
     }
 
-    /// Notes a cost.
+    /// Notes a cost, if it is the least of all rounds so far.
     fn note(&mut self, name: &str, per: Per, target: Target, cost: Cost) {
         let at = self.operations.iter().position(|o| o.name == name);
         let at = at.unwrap_or_else(|| {
@@ -126,8 +132,10 @@ impl Bench {
             });
             self.operations.len() - 1
         });
-        let noted = self.operations[at].costs.insert(target, cost);
-        assert!(noted.is_none(), "{target:?}: {name}, twice");
+        let noted = self.operations[at].costs.entry(target).or_insert(cost);
+        if cost.cost < noted.cost {
+            *noted = cost;
+        }
     }
 
     /// Measures `body`, which does something `units` times. `map` shows what memory it allocates;
