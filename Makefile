@@ -16,6 +16,7 @@ help: ## This list
 
 #= KERNEL=            stock or debug; if not given, test: both (and qemu/'s own tests), soak and fuzz:
 #=                    debug, others: stock
+#= EXAMPLE=             run: a program of client/examples/; without a name, a list of them
 #= TEST=              test: only what has this in its name
 #= MINUTES=           soak, fuzz: how long, 60 and 10 if not given
 #= SEED=              fuzz: the first sequence of calls
@@ -29,7 +30,7 @@ help: ## This list
 #= ALLOW_OUTDATED=1   take a mirror whose index has passed its date
 #= KDIR=              modules: a kernel build tree of your own
 
-run: ## Load the driver into Debian's own kernel in QEMU and show what it is good for
+run: ## Load the driver into Debian's own kernel in QEMU and show what it is good for, or an EXAMPLE
 	scripts/run demo
 
 test: ## Run all tests: on the host, in the stock kernel and in the debug kernel

@@ -16,7 +16,7 @@ export ASHMEM_HOME=${ASHMEM_HOME:-${HOME:?}}
 export ASHMEM_BEGIN=${ASHMEM_BEGIN:-$EPOCHSECONDS}
 
 # What passes through sudo and into the root, where it is set.
-PASSED_ON=(ASHMEM_CACHE ASHMEM_HOME ASHMEM_BEGIN KERNEL TEST TIMEOUT MINUTES SEED CALLS COMPARE JSON RECORD MIRROR ALLOW_OUTDATED
+PASSED_ON=(ASHMEM_CACHE ASHMEM_HOME ASHMEM_BEGIN KERNEL TEST EXAMPLE TIMEOUT MINUTES SEED CALLS COMPARE JSON RECORD MIRROR ALLOW_OUTDATED
     TERM http_proxy https_proxy HTTP_PROXY HTTPS_PROXY no_proxy NO_PROXY)
 
 # hash_of FILE...: a short key made from the contents without comment lines, so
@@ -229,6 +229,9 @@ use_client() {
     [[ -r $ROOT.tools ]] || return 1
     CLIENT=$CACHE/client/$(hash_of_tree Cargo.toml Cargo.lock client driver/include scripts/inside/client)-$(hash_of "$ROOT.tools")
 }
+
+# examples: the names of the example programs, a line each.
+examples() { (cd "$TREE/client/examples" && printf '%s\n' *.rs */main.rs | sed '/\*/d; s|/main.rs$||; s|\.rs$||' | sort); }
 
 # What no tool here could bear.
 case $TREE$CACHE in

@@ -109,6 +109,7 @@ pub fn choose(choice: Choice, kernel: &Path, guest: &Path, logs: &Path) -> anyho
         arguments: &["selftest", "pass"],
         accel: Accel::Kvm,
         measures: false,
+        small: false,
         limit: PROBE_LIMIT,
     };
     let record = machine::run(&spec, &Logs::new(logs, "kvm-probe")?, &mut ())?;

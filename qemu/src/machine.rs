@@ -104,6 +104,8 @@ pub struct Spec<'a> {
     pub accel: Accel,
     /// For measuring: more RAM, and a kernel that is told [`MEASURED`] as well.
     pub measures: bool,
+    /// With less RAM.
+    pub small: bool,
     /// After this the machine is ended.
     pub limit: Duration,
 }
@@ -364,6 +366,7 @@ fn qemu(spec: &Spec<'_>, initramfs: &Path) -> Command {
     // Huge pages for memory that is touched here and there take the 3 GiB.
     let (memory, measured) = match spec.measures {
         true => ("3G", MEASURED),
+        false if spec.small => ("512M", &[][..]),
         false => ("1G", &[][..]),
     };
     let append = format!(

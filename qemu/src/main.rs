@@ -67,6 +67,9 @@ enum Verb {
     Demo {
         #[command(flatten)]
         common: Common,
+        /// By this program of the guest's `/examples` instead.
+        #[arg(long)]
+        example: Option<String>,
         /// The kernel.
         #[arg(long, value_name = "NAME=KIMG,KO", value_parser = kernel)]
         kernel: Kernel,
@@ -161,6 +164,9 @@ struct Common {
     /// See [`Spec::measures`].
     #[arg(skip)]
     measures: bool,
+    /// See [`Spec::small`].
+    #[arg(skip)]
+    small: bool,
 }
 
 impl Common {
@@ -225,15 +231,10 @@ fn main() -> ExitCode {
         ),
         Verb::Demo {
             common,
+            example,
             kernel,
             logs,
-        } => show(
-            &common,
-            &kernel,
-            &["demo"],
-            common.limit_for(&kernel),
-            &logs,
-        ),
+        } => demo(&common, example.as_deref(), &kernel, &logs),
         Verb::Bench {
             common,
             kernel,
@@ -453,6 +454,29 @@ fn show(
     Ok(judgement.good())
 }
 
+/// Shows what the module is good for, or an example. True: it went well.
+fn demo(
+    common: &Common,
+    example: Option<&str>,
+    kernel: &Kernel,
+    logs: &Path,
+) -> anyhow::Result<bool> {
+    let mut arguments = vec!["demo"];
+    arguments.extend(
+        example
+            .map(|name| ["--example", name])
+            .into_iter()
+            .flatten(),
+    );
+    let common = Common {
+        // It shows what becomes of a cache where memory is short.
+        small: example == Some("cache"),
+        ..common.clone()
+    };
+    let limit = common.limit_for(kernel);
+    show(&common, kernel, &arguments, limit, logs)
+}
+
 /// Measures. True: it went well, and nothing costs much more than in an older run.
 fn measure(
     common: &Common,
@@ -538,6 +562,7 @@ fn boot(
         arguments,
         accel: accel::choose(common.accel, &kernel.image, &common.guest, logs)?,
         measures: common.measures,
+        small: common.small,
         limit,
     };
     let logs = Logs::new(logs, &kernel.name)?;
@@ -560,6 +585,7 @@ fn shell(common: &Common, kernel: &Kernel, busybox: &Path) -> anyhow::Result<boo
         arguments: &["shell", "--rows", &rows, "--cols", &cols],
         accel: accel::choose(common.accel, &kernel.image, &common.guest, scratch.path())?,
         measures: common.measures,
+        small: common.small,
         limit: common.limit(12 * 3600),
     };
     println!(

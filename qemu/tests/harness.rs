@@ -57,6 +57,7 @@ fn selftest_with(kind: &str, limit: Duration, files: Option<&Path>) -> Judgement
         arguments: &["selftest", kind],
         accel,
         measures: false,
+        small: false,
         limit,
     };
     let record = machine::run(

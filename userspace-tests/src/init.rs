@@ -39,6 +39,7 @@ use crate::Mode;
 use crate::bench;
 use crate::closing;
 use crate::demo;
+use crate::examples;
 #[cfg(target_pointer_width = "64")]
 use crate::fuzz;
 use crate::harness;
@@ -161,10 +162,18 @@ fn run(mode: Mode) -> anyhow::Result<()> {
             let out = port(OUT_PORT)?;
             show("bench", bench::run, limit, &out, &mut report, &mut log)?;
         }
-        Mode::Demo => {
+        Mode::Demo { example } => {
             let limit = harness::time_limit(DEMO_LIMIT);
             let mut out = port(OUT_PORT)?;
-            let module = show("demo", demo::run, limit, &out, &mut report, &mut log)?;
+            let body = match example {
+                None => demo::run,
+                Some(name) => {
+                    // Nobody has set it before.
+                    let _ = examples::WANTED.set(name);
+                    examples::show
+                }
+            };
+            let module = show("demo", body, limit, &out, &mut report, &mut log)?;
             if module && !Path::new(NODE).exists() {
                 writeln!(out, "  rmmod ashmem: done, and {NODE} is gone")?;
             }

@@ -12,12 +12,14 @@
 //! - [`fuse`], [`uring`]: what lets the kernel itself read and write pages, as
 //!   tests use it, with the structures of [`kernel`]
 //! - [`fuzz`]: random calls; [`stress`]: everything at once
+//! - [`examples`]: the programs of client/examples/
 //! - [`tests`], [`demo`], [`bench`], [`soak`], [`shell`], [`selftest`]: the modes
 
 #[cfg(target_pointer_width = "64")]
 mod bench;
 mod closing;
 mod demo;
+mod examples;
 mod fuse;
 #[cfg(target_pointer_width = "64")]
 mod fuzz;
@@ -105,7 +107,11 @@ enum Mode {
         time: bool,
     },
     /// Show what the module is good for.
-    Demo,
+    Demo {
+        /// By this program of [`examples`] instead.
+        #[arg(long)]
+        example: Option<String>,
+    },
     /// Load the module a thousand times, then run rounds of random programs.
     Soak {
         /// How long the rounds go on.

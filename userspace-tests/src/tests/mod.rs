@@ -13,6 +13,7 @@ mod clients;
 pub mod counts;
 mod debug;
 mod device;
+mod examples;
 mod extensions;
 pub mod failing;
 mod folios;
@@ -78,6 +79,7 @@ pub const ALL: &[&[Test]] = &[
     history::TESTS,
     client::TESTS,
     c_library::TESTS,
+    examples::TESTS,
     futex::TESTS,
     transfer::TESTS,
     debug::TESTS,

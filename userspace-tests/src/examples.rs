@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The programs of client/examples/, which the guest has in a folder.
+
+use std::process::Command;
+use std::process::Stdio;
+use std::sync::OnceLock;
+
+use anyhow::Context;
+use anyhow::ensure;
+
+/// Where they are.
+pub const FOLDER: &str = "/examples";
+
+/// The one that is to be shown.
+pub static WANTED: OnceLock<String> = OnceLock::new();
+
+/// One of them.
+pub fn program(name: &str) -> Command {
+    Command::new(format!("{FOLDER}/{name}"))
+}
+
+/// Runs the one that is wanted; it prints to this program's standard output.
+pub fn show() -> anyhow::Result<()> {
+    let name = WANTED.get().context("no example is named")?;
+    let status = program(name).status().with_context(|| name.clone())?;
+    ensure!(status.success(), "{name}: {status}");
+    Ok(())
+}
+
+/// What one of them prints. It must end well.
+pub fn output(name: &str) -> anyhow::Result<String> {
+    let output = program(name)
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| name.to_owned())?;
+    let text = String::from_utf8(output.stdout)?;
+    ensure!(output.status.success(), "{name}: {}\n{text}", output.status);
+    Ok(text)
+}

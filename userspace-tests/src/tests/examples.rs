@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The programs of client/examples/. Each checks what it shows, and ends badly if it is not so; here
+//! it is seen that they end well, and print what docs/EXAMPLES.md says.
+
+use std::fs;
+
+use anyhow::Context;
+use anyhow::ensure;
+
+use crate::examples;
+use crate::harness::tests;
+
+tests! {
+    each_has_a_test,
+    heap @ 60,
+}
+
+/// Where their output stands.
+const TEXT: &str = include_str!("../../../docs/EXAMPLES.md");
+
+/// What the documentation says that an example prints.
+fn printed(name: &str) -> anyhow::Result<&'static str> {
+    let begin = format!("<!-- {name}: begin -->\n```text\n");
+    let (_, rest) = TEXT
+        .split_once(&begin)
+        .with_context(|| format!("docs/EXAMPLES.md has no `{name}: begin`"))?;
+    let (text, _) = rest
+        .split_once("```\n<!-- ")
+        .with_context(|| format!("docs/EXAMPLES.md has no end of `{name}`"))?;
+    Ok(text)
+}
+
+/// A text without the digits behind each `~`: what differs from run to run.
+fn without_what_varies(text: &str) -> String {
+    let mut parts = text.split('~');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| {
+        text + "~" + part.trim_start_matches(|c: char| c.is_ascii_digit())
+    })
+}
+
+/// Runs one, and compares what it prints.
+fn run(name: &str) -> anyhow::Result<()> {
+    let found = examples::output(name)?;
+    ensure!(
+        without_what_varies(&found) == without_what_varies(printed(name)?),
+        "docs/EXAMPLES.md says of `{name}` something else than this:\n{found}"
+    );
+    Ok(())
+}
+
+fn each_has_a_test() -> anyhow::Result<()> {
+    for entry in fs::read_dir(examples::FOLDER).context(examples::FOLDER)? {
+        let name = entry?.file_name();
+        let name = format!("examples::{}", name.to_string_lossy());
+        ensure!(TESTS.iter().any(|test| test.name == name), "no test {name}");
+    }
+    Ok(())
+}
+
+fn heap() -> anyhow::Result<()> {
+    run("heap")
+}
