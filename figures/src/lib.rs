@@ -24,6 +24,9 @@ pub struct Results {
     pub operations: Vec<Operation>,
     /// What the driver's calls cost with few and with many of something.
     pub growth: Growth,
+    /// What mapping costs by size, beside what does without. Not in older results.
+    #[serde(default)]
+    pub sweeps: Vec<Sweep>,
 }
 
 /// The unit of costs.
@@ -120,6 +123,26 @@ impl Cost {
     pub fn net(&self, clearing: f64) -> f64 {
         self.cost - self.fresh * clearing
     }
+}
+
+/// One thing done in several ways, with less and with more memory.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sweep {
+    /// What is done.
+    pub name: String,
+    /// What the sizes are those of.
+    pub size: String,
+    /// The ways.
+    pub ways: Vec<Way>,
+}
+
+/// A way to do it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Way {
+    /// What it is called.
+    pub name: String,
+    /// Sizes in bytes, ascending, and what each takes by the clock for a byte.
+    pub points: Vec<(u64, f64)>,
 }
 
 /// What the driver's calls cost with few and with many of something.

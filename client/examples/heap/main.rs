@@ -168,16 +168,17 @@ impl Client {
         });
         let mut word = || words.next().context("three words");
         let (heap, offset, len) = (word()?, word()?, word()?);
-        if !self.heaps.contains_key(&heap) {
+        let mapped = self.heaps.contains_key(&heap);
+        if !mapped {
             let region = self.heap(heap)?;
-            let rights = region.protection()?;
             let options = ashmem::MapOptions::new();
-            let options = match rights.contains(Protection::WRITE) {
+            let options = match region.protection()?.contains(Protection::WRITE) {
                 true => options,
                 false => options.protection(Protection::READ),
             };
             // The descriptor is closed, and the mapping stays.
-            self.heaps.insert(heap, region.map_with(options)?.detach());
+            let memory = region.map_with(options)?.detach();
+            self.heaps.insert(heap, memory);
         }
         Ok(Part { heap, offset, len })
     }
@@ -196,10 +197,13 @@ impl Client {
 fn count(at: &Path) -> anyhow::Result<u32> {
     let mut client = Client::connect(at)?;
     let part = client.part(COUNTER)?;
-    let base = client.memory(part).as_ptr();
+    let at = client
+        .memory(part)
+        .as_ptr()
+        .wrapping_add(part.offset as usize);
     // SAFETY: The part is four bytes of mapped memory, aligned, which is there as long as `client`; other
     // processes change it by atomic operations only.
-    let counter = unsafe { &*base.add(part.offset as usize).cast::<AtomicU32>() };
+    let counter = unsafe { AtomicU32::from_ptr(at.cast()) };
     Ok(counter.fetch_add(1, Ordering::Relaxed))
 }
 

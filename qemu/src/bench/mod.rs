@@ -12,6 +12,7 @@ use ashmem_figures::Results;
 use ashmem_figures::Target;
 
 pub mod compare;
+pub mod curves;
 pub mod picture;
 pub mod table;
 
@@ -19,6 +20,8 @@ pub mod table;
 const RECORDED: &str = "docs/bench.json";
 /// Where it keeps their picture.
 const PICTURE: &str = "docs/bench.svg";
+/// Where it keeps the picture of when mapping wins.
+const CURVES: &str = "docs/mapping.svg";
 
 /// Reads results.
 pub fn read(path: &Path) -> anyhow::Result<Results> {
@@ -38,6 +41,7 @@ pub fn record(results: &Path, tree: &Path) -> anyhow::Result<()> {
     for (path, text) in [
         (RECORDED, fs::read_to_string(results)? + "\n"),
         (PICTURE, picture::svg(&found)),
+        (CURVES, curves::svg(&found)),
         ("README.md", readme),
     ] {
         fs::write(tree.join(path), text).with_context(|| format!("cannot write {path}"))?;
@@ -91,6 +95,8 @@ mod unit {
     use ashmem_figures::Growth;
     use ashmem_figures::Line;
     use ashmem_figures::Per;
+    use ashmem_figures::Sweep;
+    use ashmem_figures::Way;
 
     use super::*;
 
@@ -150,6 +156,16 @@ mod unit {
                     many: 150.0,
                 }],
             },
+            sweeps: vec![Sweep {
+                name: "read".into(),
+                size: "at once".into(),
+                ways: [("mapped", 4.0), ("read(2)", 2.0)]
+                    .map(|(name, middle)| Way {
+                        name: name.into(),
+                        points: vec![(64, middle), (256, middle), (1024, 8.0 / middle.powi(2))],
+                    })
+                    .into(),
+            }],
         }
     }
 
@@ -190,7 +206,9 @@ mod unit {
         let again = with_block(README, &table::markdown(&results)).expect("a block");
         let committed = include_str!("../../../docs/bench.svg");
         assert!(
-            again == README && picture::svg(&results) == committed,
+            again == README
+                && picture::svg(&results) == committed
+                && curves::svg(&results) == include_str!("../../../docs/mapping.svg"),
             "something changed since `make bench RECORD=1`, by hand or in what it writes"
         );
     }

@@ -62,10 +62,19 @@ pub fn rounded(cost: f64) -> f64 {
 
 /// What `body` takes, done `times` times: the least of some tries, as a timer's interrupt may
 /// be in the others.
-pub fn least(times: usize, mut body: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<f64> {
+pub fn least(times: usize, body: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<f64> {
+    least_of(TRIES, times, body)
+}
+
+/// The same of so many tries.
+pub fn least_of(
+    tries: usize,
+    times: usize,
+    mut body: impl FnMut() -> anyhow::Result<()>,
+) -> anyhow::Result<f64> {
     let mut least = f64::MAX;
     wait_for_a_tick();
-    for _ in 0..TRIES {
+    for _ in 0..tries {
         let start = now();
         for _ in 0..times {
             body()?;

@@ -6,6 +6,7 @@
 //! - [`targets`]: the kinds of memory
 //! - [`pages`]: what is done to each page of much memory
 //! - [`calls`]: what is done by one call, and copying
+//! - [`sweeps`]: when mapping wins, by size
 //! - [`growth`]: whether the driver's calls cost more among many
 //!
 //! The results go to the host as JSON, which shows them.
@@ -14,6 +15,7 @@ mod calls;
 mod clock;
 mod growth;
 mod pages;
+mod sweeps;
 mod targets;
 
 use std::collections::BTreeMap;
@@ -77,6 +79,7 @@ pub fn run() -> anyhow::Result<()> {
         }
         calls::measure(&mut bench, target)?;
     }
+    let sweeps = sweeps::measure(clearing)?;
     fs::write(format!("{ROOT}/cgroup.procs"), "0").context("leaving the group")?;
     bench.group.remove()?;
     parent.remove()?;
@@ -88,6 +91,7 @@ pub fn run() -> anyhow::Result<()> {
         pages: pages::PAGES,
         operations: bench.operations,
         growth,
+        sweeps,
     };
     serde_json::to_writer_pretty(init::port(PORT)?, &results)?;
     growth::judge(&results.growth)

@@ -71,13 +71,18 @@ impl Memory {
 
     /// Its first mapping.
     pub fn map(&self) -> anyhow::Result<Mapping> {
-        let len = self.pages * PAGE;
+        self.map_pages(self.pages)
+    }
+
+    /// A mapping of its first pages.
+    pub fn map_pages(&self, pages: usize) -> anyhow::Result<Mapping> {
+        let len = pages * PAGE;
         let map = match &self.backing {
-            Backing::Region(region) => region.map(self.pages)?,
+            Backing::Region(region) => region.map(pages)?,
             Backing::File(fd) | Backing::Zero(fd) => {
                 Mapping::new(fd, len, RW, MapFlags::MAP_SHARED, 0).context("mmap")?
             }
-            Backing::Anonymous(flags) => Mapping::anonymous(self.pages, RW, *flags)?,
+            Backing::Anonymous(flags) => Mapping::anonymous(pages, RW, *flags)?,
         };
         self.advise(&map)?;
         Ok(map)
