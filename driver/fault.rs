@@ -145,16 +145,25 @@ impl VmOperations for Region {
         }
     }
 
-    fn maps_more(&self, fault: &Fault<'_>, order: u32, around: Range<usize>) -> bool {
-        // Of a private mapping single pages may have been copied, and what is left of a folio then is not
-        // mapped at once.
-        if order == 0 || fault.is_private() {
-            return false;
-        }
+    fn maps_alone(
+        &self,
+        fault: &Fault<'_>,
+        order: u32,
+        around: Range<usize>,
+    ) -> Option<Range<usize>> {
         let folio = PageRange::block(fault.index(), order);
+        let folio = folio.start()..folio.end();
+        if folio.start > around.start || folio.end < around.end {
+            return None;
+        }
         // What the core would map is within what may be mapped.
-        (folio.start()..folio.end()) == around
-            || (folio.len() >= around.len() && bounds(fault).contains(folio))
+        if folio != around {
+            let bounds = bounds(fault);
+            if folio.start < bounds.start() || folio.end > bounds.end() {
+                return None;
+            }
+        }
+        Some(folio)
     }
 
     fn mapped_around(&self, resolved: bool) {

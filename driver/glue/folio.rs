@@ -256,7 +256,7 @@ impl Mapping {
     }
 
     /// Order of the folio that holds page `index`; 0 if there is none, or if memory of it has failed. It may
-    /// change at once. Must be called under RCU.
+    /// change at once, and if it just did, this may be any number. Must be called under RCU.
     pub(super) fn sound_order(&self, index: usize) -> u32 {
         // SAFETY: The mapping is valid.
         unsafe { inline::ashmem_mapping_sound_order(self.as_ptr(), index) }

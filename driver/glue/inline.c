@@ -76,22 +76,45 @@ struct folio *ashmem_filemap_get_folio(struct address_space *mapping,
 /*
  * Order of the folio that holds the page; 0 if there is none, or if memory of
  * it has failed. Under RCU and without a reference: by now the folio may be
- * something else, so that no function may look at it that checks what it is.
+ * something else, so that no function may look at it that checks what it is,
+ * and the order may be one that no folio has here.
  */
 unsigned int ashmem_mapping_sound_order(struct address_space *mapping,
 					pgoff_t index)
 {
 	XA_STATE(xas, &mapping->i_pages, index);
 	struct folio *folio = xas_load(&xas);
-	unsigned int order;
 
 	if (!folio || xas_retry(&xas, folio) || xa_is_value(folio))
 		return 0;
-	order = xas_get_order(&xas);
-	/* One that is not large has no second page, where this is. */
-	if (order && test_bit(PG_has_hwpoisoned, &folio->_flags_1))
+	/* Only the head of a large folio has a second page for sure. */
+	if (!test_bit(PG_head, &folio->flags.f) ||
+	    test_bit(PG_has_hwpoisoned, &folio->_flags_1))
 		return 0;
-	return order;
+	return READ_ONCE(folio->_flags_1) & 0xff;
+}
+
+/*
+ * Whether none of so many pages, an even number, is in the page table, which
+ * would hold them all: from the one that is so many pages before the address.
+ * Under RCU, which keeps the table; it may change at once.
+ */
+bool ashmem_vmf_ptes_none(struct vm_fault *vmf, unsigned long before,
+			  unsigned long nr)
+{
+	pmd_t pmd = pmdp_get_lockless(vmf->pmd);
+	pteval_t any = 0;
+	pte_t *pte;
+
+	if (pmd_none(pmd))
+		return true;
+	if (!pmd_present(pmd) || pmd_leaf(pmd) || pmd_bad(pmd))
+		return false;
+	pte = pte_offset_kernel(&pmd, vmf->address) - before;
+	for (unsigned long i = 0; i < nr; i += 2)
+		any |= pte_val(ptep_get_lockless(&pte[i])) |
+		       pte_val(ptep_get_lockless(&pte[i + 1]));
+	return !any;
 }
 
 void ashmem_folio_put(struct folio *folio)

@@ -31,6 +31,8 @@ struct folio *ashmem_filemap_get_folio(struct address_space *mapping,
 				       pgoff_t index, bool lock, bool nowait);
 unsigned int ashmem_mapping_sound_order(struct address_space *mapping,
 					pgoff_t index);
+bool ashmem_vmf_ptes_none(struct vm_fault *vmf, unsigned long before,
+			  unsigned long nr);
 void ashmem_folio_put(struct folio *folio);
 void ashmem_folio_fill(struct folio *folio);
 unsigned long ashmem_folio_nr_pages(struct folio *folio);

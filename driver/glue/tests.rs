@@ -299,8 +299,8 @@ impl VmOperations for Probe {
 
     fn huge_fault(&self, _: &Fault<'_>) {}
 
-    fn maps_more(&self, _: &Fault<'_>, _: u32, _: Range<usize>) -> bool {
-        false
+    fn maps_alone(&self, _: &Fault<'_>, _: u32, _: Range<usize>) -> Option<Range<usize>> {
+        None
     }
 
     fn mapped_around(&self, _: bool) {}

@@ -46,10 +46,15 @@ pub(crate) trait VmOperations: Sized {
     /// one into the page cache. [`Self::fault`] is called next in any case. May sleep.
     fn huge_fault(&self, fault: &Fault<'_>);
 
-    /// Whether [`Self::fault`] maps at least as much at once as the core would, which maps what is in the page
-    /// cache of the pages `around`. The page is in a folio of this `order`, or was a moment ago; it may be
-    /// in none if that is 0. Called under RCU: must not sleep.
-    fn maps_more(&self, fault: &Fault<'_>, order: u32, around: Range<usize>) -> bool;
+    /// Whether [`Self::fault`] is to map what the page is in, a folio of this `order`, or the core, which maps
+    /// it as well as what is in the page cache of the pages `around`: gives the folio's pages for the
+    /// former. The folio may be another one by now. Called under RCU: must not sleep.
+    fn maps_alone(
+        &self,
+        fault: &Fault<'_>,
+        order: u32,
+        around: Range<usize>,
+    ) -> Option<Range<usize>>;
 
     /// The core mapped what is in the page cache around the faulting address, and `resolved` says
     /// whether that was enough. Called under RCU: must not sleep.
@@ -152,6 +157,14 @@ impl Fault<'_> {
     pub(crate) fn has_no_table(&self) -> bool {
         // SAFETY: By the type invariants, `vmf` is valid, and so is its pointer to the entry.
         unsafe { inline::ashmem_vmf_pmd_none(self.0) }
+    }
+
+    /// Whether nothing is in the page table of an even number of `pages`, which include the missing one
+    /// and are [`Self::mappable`]. It may change at once. Must be called under RCU.
+    fn are_unmapped(&self, pages: &Range<usize>) -> bool {
+        let before = self.index() - pages.start;
+        // SAFETY: By the type invariants, `vmf` is valid; the caller gives pages of the same page table.
+        unsafe { inline::ashmem_vmf_ptes_none(self.0, before, pages.len()) }
     }
 
     /// Whether the mapping is a private one.
@@ -261,9 +274,13 @@ impl<T: PseudoFileOperations> Vm<T> {
         let object = unsafe { object::<T>((*fault.vma()).vm_file) };
 
         let order = fault.mapping().sound_order(fault.index());
-        if object.maps_more(&fault, order, start as usize..end as usize + 1) {
-            // Nothing is mapped.
-            return 0;
+        if (1..=HUGE_ORDER).contains(&order) {
+            let folio = object.maps_alone(&fault, order, start as usize..end as usize + 1);
+            // Of one that is in the page table in part, `fault` would map the rest page by page.
+            if folio.is_some_and(|folio| fault.are_unmapped(&folio)) {
+                // Nothing is mapped.
+                return 0;
+            }
         }
         // SAFETY: The caller's promises are those that this function asks for.
         let ret = unsafe { bindings::filemap_map_pages(vmf, start, end) };

@@ -125,17 +125,25 @@ impl Model {
             if map.mapped[page] {
                 continue;
             }
-            // What is there is mapped first, unless the handler maps more; that may be enough.
+            // What is there is mapped first; that may be enough. But a folio that is all of it, and of which
+            // nothing is mapped, is left to the handler.
             let around = map.around(page, self.window);
-            if self
-                .whole(map, page)
-                .is_some_and(|folio| folio.len() > 1 && folio.len() >= around.len())
-            {
+            let alone = self.whole(map, page).is_some_and(|folio| {
+                folio.len() > 1
+                    && folio.start <= around.start
+                    && around.end <= folio.end
+                    && !folio.clone().any(|page| map.mapped[page])
+            });
+            if alone {
                 self.handle(map, page, &mut step);
                 continue;
             }
             for near in around {
-                map.mapped[near] |= self.folios[near].is_some();
+                if let Some(folio) = self.whole(map, near) {
+                    map.mapped[folio].fill(true);
+                } else {
+                    map.mapped[near] |= self.folios[near].is_some();
+                }
             }
             if map.mapped[page] {
                 step.map_faults += 1;

@@ -54,6 +54,7 @@ tests! {
     parts_of_a_huge_folio_for_a_device_mapped_at_once,
     remove_of_a_part_of_a_folio,
     remove_of_a_part_of_a_held_folio_leaves_zeros,
+    folio_is_read_at_once_whoever_maps_it,
     huge_pages_for_those_who_ask => "map.huge",
     huge_pages_where_the_system_has_them_only => "map.huge",
     no_large_folios_for_a_process_that_wants_none => "map.single",
@@ -453,6 +454,36 @@ fn remove_of_a_part_of_a_held_folio_leaves_zeros() -> anyhow::Result<()> {
         folio.map.advise(4..10, libc::MADV_REMOVE)?;
         folio.shows("removed", "::::......::::::")?;
     }
+    Ok(())
+}
+
+/// Nothing of a folio is in the page table: the handler maps it. A part is: the core maps the rest.
+fn folio_is_read_at_once_whoever_maps_it() -> anyhow::Result<()> {
+    settle()?;
+    let (region, map) = Region::large(1)?;
+    let reads = |map: &Mapping, pages: Range<usize>| -> anyhow::Result<_> {
+        let step = watch(&region, || {
+            map.read_pages(pages.clone());
+        })?;
+        Ok((step.faults, step.map_faults))
+    };
+    map.advise(0..LARGE, libc::MADV_DONTNEED)?;
+    ensure!(reads(&map, 0..LARGE)? == (1, 0), "all of it");
+    for there in [0..1, 7..8, LARGE - 1..LARGE] {
+        map.advise(0..there.start, libc::MADV_DONTNEED)?;
+        map.advise(there.end..LARGE, libc::MADV_DONTNEED)?;
+        ensure!(reads(&map, 0..LARGE)? == (0, 1), "all but {there:?}");
+    }
+    // A page that was copied is in the page table, too.
+    let place = map.base();
+    drop(map);
+    let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED_NOREPLACE;
+    // SAFETY: It replaces nothing.
+    let map = unsafe { region.map_at(place, LARGE * PAGE, RW, flags, 0) }?;
+    ensure!(reads(&map, 0..LARGE)? == (1, 0), "all of a private mapping");
+    map.advise(0..LARGE, libc::MADV_DONTNEED)?;
+    map.write(3 * PAGE, 1);
+    ensure!(reads(&map, 0..LARGE)? == (0, 1), "all but what was copied");
     Ok(())
 }
 
