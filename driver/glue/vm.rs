@@ -275,7 +275,7 @@ impl<T: PseudoFileOperations> Vm<T> {
 
         let order = fault.mapping().sound_order(fault.index());
         if (1..=HUGE_ORDER).contains(&order) {
-            let folio = object.maps_alone(&fault, order, start as usize..end as usize + 1);
+            let folio = object.maps_alone(&fault, order, start..end + 1);
             // Of one that is in the page table in part, `fault` would map the rest page by page.
             if folio.is_some_and(|folio| fault.are_unmapped(&folio)) {
                 // Nothing is mapped.
