@@ -198,7 +198,8 @@ pub fn markdown(results: &Results) -> String {
     out
 }
 
-/// A row for each way to copy, a column for each size. Its operations are called `WAY, SIZE`.
+/// A row for each way to copy, a column for each size. Its operations are called `WAY, SIZE`. A file on
+/// tmpfs is shown where a memfd, which is one, was not measured.
 fn copies<'a>(operations: impl Iterator<Item = &'a Operation>) -> String {
     let (mut sizes, mut rows) = (vec![], BTreeMap::<String, BTreeMap<&str, f64>>::new());
     for operation in operations {
@@ -209,7 +210,11 @@ fn copies<'a>(operations: impl Iterator<Item = &'a Operation>) -> String {
         if !sizes.contains(&size) {
             sizes.push(size);
         }
-        for target in [Target::Ashmem, Target::Memfd] {
+        let others = match operation.costs.contains_key(&Target::Memfd) {
+            true => Target::Memfd,
+            false => Target::Tmpfs,
+        };
+        for target in [Target::Ashmem, others] {
             if let Some(cost) = operation.costs.get(&target) {
                 let row = rows.entry(format!("{way}, {}", name(target))).or_default();
                 row.insert(size, cost.cost);
@@ -275,5 +280,24 @@ mod unit_tests {
         let copies = "| for a copy of | 64 B | 1 MiB |\n|---|--:|--:|\n\
                       | read(2), memfd | 70 | 900 |\n| read(2), this driver | 80 | - |\n";
         assert!(markdown.contains(copies), "{markdown}");
+    }
+
+    #[test]
+    fn the_readme_has_a_file_on_tmpfs_where_no_memfd_was_measured() {
+        let mut results = small();
+        let mut write = results.operations[2].clone();
+        write.name = "write(2), 64 B".into();
+        let cost = write.costs[&Target::Memfd];
+        write.costs = [(Target::Tmpfs, cost)].into();
+        results.operations.push(write);
+        for operation in &mut results.operations {
+            operation.costs.entry(Target::Tmpfs).or_insert(cost);
+        }
+        let markdown = markdown(&results);
+        let rows: Vec<_> = markdown
+            .lines()
+            .filter(|line| line.contains("tmpfs"))
+            .collect();
+        assert_eq!(rows, ["| write(2), file on tmpfs | 70 | - |"]);
     }
 }

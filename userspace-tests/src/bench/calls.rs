@@ -24,7 +24,7 @@ use crate::region::PAGE;
 use crate::region::Region;
 
 /// What is copied, in bytes, and how often in each try.
-const COPIES: [(usize, &str, usize); 5] = [
+pub const COPIES: [(usize, &str, usize); 5] = [
     (64, "64 B", 100),
     (512, "512 B", 100),
     (4 << 10, "4 KiB", 100),

@@ -6,6 +6,7 @@
 //! - [`targets`]: the kinds of memory
 //! - [`pages`]: what is done to each page of much memory
 //! - [`calls`]: what is done by one call, and copying
+//! - [`log`]: records of a log
 //! - [`sweeps`]: when mapping wins, by size
 //! - [`growth`]: whether the driver's calls cost more among many
 //!
@@ -14,6 +15,7 @@
 mod calls;
 mod clock;
 mod growth;
+mod log;
 mod pages;
 mod sweeps;
 mod targets;
@@ -78,6 +80,7 @@ pub fn run() -> anyhow::Result<()> {
             pages::measure(&mut bench, target)?;
         }
         calls::measure(&mut bench, target)?;
+        log::measure(&mut bench, target)?;
     }
     let sweeps = sweeps::measure(clearing)?;
     fs::write(format!("{ROOT}/cgroup.procs"), "0").context("leaving the group")?;

@@ -14,6 +14,7 @@ use crate::harness::tests;
 tests! {
     each_has_a_test,
     heap @ 60,
+    log @ 250,
 }
 
 /// Where their output stands.
@@ -61,4 +62,8 @@ fn each_has_a_test() -> anyhow::Result<()> {
 
 fn heap() -> anyhow::Result<()> {
     run("heap")
+}
+
+fn log() -> anyhow::Result<()> {
+    run("log")
 }
