@@ -104,7 +104,7 @@ pub struct Spec<'a> {
     pub accel: Accel,
     /// For measuring: more RAM, and a kernel that is told [`MEASURED`] as well.
     pub measures: bool,
-    /// With less RAM.
+    /// With less RAM: of it, kernel and guest leave a little over 512 MiB.
     pub small: bool,
     /// After this the machine is ended.
     pub limit: Duration,
@@ -366,7 +366,7 @@ fn qemu(spec: &Spec<'_>, initramfs: &Path) -> Command {
     // Huge pages for memory that is touched here and there take the 3 GiB.
     let (memory, measured) = match spec.measures {
         true => ("3G", MEASURED),
-        false if spec.small => ("512M", &[][..]),
+        false if spec.small => ("800M", &[][..]),
         false => ("1G", &[][..]),
     };
     let append = format!(

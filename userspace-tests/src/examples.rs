@@ -9,6 +9,8 @@ use std::sync::OnceLock;
 use anyhow::Context;
 use anyhow::ensure;
 
+use crate::kmsg;
+
 /// Where they are.
 pub const FOLDER: &str = "/examples";
 
@@ -20,9 +22,19 @@ pub fn program(name: &str) -> Command {
     Command::new(format!("{FOLDER}/{name}"))
 }
 
+/// Says what the kernel will report while one of them runs.
+fn announce(name: &str) -> anyhow::Result<()> {
+    match name {
+        // It shows which cache has processes killed.
+        "cache" => kmsg::expect(kmsg::Report::OomKill),
+        _ => Ok(()),
+    }
+}
+
 /// Runs the one that is wanted; it prints to this program's standard output.
 pub fn show() -> anyhow::Result<()> {
     let name = WANTED.get().context("no example is named")?;
+    announce(name)?;
     let status = program(name).status().with_context(|| name.clone())?;
     ensure!(status.success(), "{name}: {status}");
     Ok(())
@@ -30,6 +42,7 @@ pub fn show() -> anyhow::Result<()> {
 
 /// What one of them prints. It must end well.
 pub fn output(name: &str) -> anyhow::Result<String> {
+    announce(name)?;
     let output = program(name)
         .stderr(Stdio::inherit())
         .output()

@@ -15,6 +15,7 @@ tests! {
     each_has_a_test,
     heap @ 60,
     log @ 250,
+    cache @ 250,
 }
 
 /// Where their output stands.
@@ -66,4 +67,8 @@ fn heap() -> anyhow::Result<()> {
 
 fn log() -> anyhow::Result<()> {
     run("log")
+}
+
+fn cache() -> anyhow::Result<()> {
+    run("cache")
 }
