@@ -16,6 +16,7 @@ tests! {
     heap @ 60,
     log @ 250,
     cache @ 250,
+    page_tables @ 120,
 }
 
 /// Where their output stands.
@@ -71,4 +72,8 @@ fn log() -> anyhow::Result<()> {
 
 fn cache() -> anyhow::Result<()> {
     run("cache")
+}
+
+fn page_tables() -> anyhow::Result<()> {
+    run("page_tables")
 }
