@@ -17,6 +17,7 @@ tests! {
     log @ 250,
     cache @ 250,
     page_tables @ 120,
+    without_a_copy @ 60,
 }
 
 /// Where their output stands.
@@ -76,4 +77,8 @@ fn cache() -> anyhow::Result<()> {
 
 fn page_tables() -> anyhow::Result<()> {
     run("page_tables")
+}
+
+fn without_a_copy() -> anyhow::Result<()> {
+    run("without_a_copy")
 }
