@@ -18,6 +18,7 @@ tests! {
     cache @ 250,
     page_tables @ 120,
     without_a_copy @ 60,
+    languages @ 60,
 }
 
 /// Where their output stands.
@@ -81,4 +82,8 @@ fn page_tables() -> anyhow::Result<()> {
 
 fn without_a_copy() -> anyhow::Result<()> {
     run("without_a_copy")
+}
+
+fn languages() -> anyhow::Result<()> {
+    run("languages")
 }
