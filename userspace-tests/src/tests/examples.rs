@@ -19,6 +19,7 @@ tests! {
     page_tables @ 120,
     without_a_copy @ 60,
     languages @ 60,
+    textbook @ 60,
 }
 
 /// Where their output stands.
@@ -86,4 +87,8 @@ fn without_a_copy() -> anyhow::Result<()> {
 
 fn languages() -> anyhow::Result<()> {
     run("languages")
+}
+
+fn textbook() -> anyhow::Result<()> {
+    run("textbook")
 }
