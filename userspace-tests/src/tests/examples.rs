@@ -20,6 +20,7 @@ tests! {
     without_a_copy @ 60,
     languages @ 60,
     textbook @ 60,
+    demand_paging @ 60,
 }
 
 /// Where their output stands.
@@ -91,4 +92,8 @@ fn languages() -> anyhow::Result<()> {
 
 fn textbook() -> anyhow::Result<()> {
     run("textbook")
+}
+
+fn demand_paging() -> anyhow::Result<()> {
+    run("demand_paging")
 }
