@@ -44,7 +44,7 @@ const SHARED: &std::ffi::CStr = c"parts";
 /// The part that is a counter, alone in its heap.
 const COUNTER: u32 = 0;
 /// Small parts, all of one heap.
-const PARTS: Range<u32> = 1..4097;
+const PARTS: Range<u32> = 1..2049;
 /// In bytes.
 const PART_SIZE: u64 = 64;
 /// The part that clients may only read.
