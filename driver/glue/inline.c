@@ -95,9 +95,9 @@ unsigned int ashmem_mapping_sound_order(struct address_space *mapping,
 }
 
 /*
- * Whether none of so many pages, an even number, is in the page table, which
- * would hold them all: from the one that is so many pages before the address.
- * Under RCU, which keeps the table; it may change at once.
+ * Whether none of so many pages, a multiple of four, is in the page table,
+ * which would hold them all: from the one that is so many pages before the
+ * address. Under RCU, which keeps the table; it may change at once.
  */
 bool ashmem_vmf_ptes_none(struct vm_fault *vmf, unsigned long before,
 			  unsigned long nr)
@@ -111,9 +111,11 @@ bool ashmem_vmf_ptes_none(struct vm_fault *vmf, unsigned long before,
 	if (!pmd_present(pmd) || pmd_leaf(pmd) || pmd_bad(pmd))
 		return false;
 	pte = pte_offset_kernel(&pmd, vmf->address) - before;
-	for (unsigned long i = 0; i < nr; i += 2)
-		any |= pte_val(ptep_get_lockless(&pte[i])) |
-		       pte_val(ptep_get_lockless(&pte[i + 1]));
+	for (pte_t *end = pte + nr; pte != end; pte += 4)
+		any |= pte_val(ptep_get_lockless(&pte[0])) |
+		       pte_val(ptep_get_lockless(&pte[1])) |
+		       pte_val(ptep_get_lockless(&pte[2])) |
+		       pte_val(ptep_get_lockless(&pte[3]));
 	return !any;
 }
 

@@ -47,8 +47,8 @@ pub(crate) trait VmOperations: Sized {
     fn huge_fault(&self, fault: &Fault<'_>);
 
     /// Whether [`Self::fault`] is to map what the page is in, a folio of this `order`, or the core, which maps
-    /// it as well as what is in the page cache of the pages `around`: gives the folio's pages for the
-    /// former. The folio may be another one by now. Called under RCU: must not sleep.
+    /// it as well as what is in the page cache of the pages `around`: gives the folio's pages, at least
+    /// four, for the former. The folio may be another one by now. Called under RCU: must not sleep.
     fn maps_alone(
         &self,
         fault: &Fault<'_>,
@@ -159,7 +159,7 @@ impl Fault<'_> {
         unsafe { inline::ashmem_vmf_pmd_none(self.0) }
     }
 
-    /// Whether nothing is in the page table of an even number of `pages`, which include the missing one
+    /// Whether nothing is in the page table of a multiple of four `pages`, which include the missing one
     /// and are [`Self::mappable`]. It may change at once. Must be called under RCU.
     fn are_unmapped(&self, pages: &Range<usize>) -> bool {
         let before = self.index() - pages.start;
@@ -274,7 +274,7 @@ impl<T: PseudoFileOperations> Vm<T> {
         let object = unsafe { object::<T>((*fault.vma()).vm_file) };
 
         let order = fault.mapping().sound_order(fault.index());
-        if (1..=HUGE_ORDER).contains(&order) {
+        if (2..=HUGE_ORDER).contains(&order) {
             let folio = object.maps_alone(&fault, order, start..end + 1);
             // Of one that is in the page table in part, `fault` would map the rest page by page.
             if folio.is_some_and(|folio| fault.are_unmapped(&folio)) {

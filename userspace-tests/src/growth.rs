@@ -129,7 +129,7 @@ impl Model {
             // nothing is mapped, is left to the handler.
             let around = map.around(page, self.window);
             let alone = self.whole(map, page).is_some_and(|folio| {
-                folio.len() > 1
+                folio.len() >= 4
                     && folio.start <= around.start
                     && around.end <= folio.end
                     && !folio.clone().any(|page| map.mapped[page])
