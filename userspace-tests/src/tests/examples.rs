@@ -21,6 +21,7 @@ tests! {
     languages @ 60,
     textbook @ 60,
     demand_paging @ 60,
+    one_copy @ 60,
 }
 
 /// Where their output stands.
@@ -96,4 +97,8 @@ fn textbook() -> anyhow::Result<()> {
 
 fn demand_paging() -> anyhow::Result<()> {
     run("demand_paging")
+}
+
+fn one_copy() -> anyhow::Result<()> {
+    run("one_copy")
 }
