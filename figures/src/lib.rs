@@ -145,6 +145,25 @@ pub struct Way {
     pub points: Vec<(u64, f64)>,
 }
 
+impl Way {
+    /// The size at which it begins to be cheaper than the other one, for good: between two that were
+    /// measured, on the straight line between them where both axes are logarithmic. `None` if it never is,
+    /// or always.
+    ///
+    /// Both have the same sizes.
+    pub fn cheaper_from(&self, other: &Self) -> Option<u64> {
+        let ahead = |at: usize| other.points[at].1.ln() - self.points[at].1.ln();
+        let last_behind = (0..self.points.len()).rev().find(|at| ahead(*at) <= 0.0)?;
+        if last_behind + 1 == self.points.len() {
+            return None;
+        }
+        let (before, after) = (ahead(last_behind), ahead(last_behind + 1));
+        let (from, to) = (self.points[last_behind].0, self.points[last_behind + 1].0);
+        let part = -before / (after - before);
+        Some((from as f64 * (to as f64 / from as f64).powf(part)) as u64)
+    }
+}
+
 /// What the driver's calls cost with few and with many of something.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Growth {
@@ -173,5 +192,35 @@ impl Line {
     /// How much more it costs among many.
     pub fn ratio(&self) -> f64 {
         self.many / self.few
+    }
+}
+
+#[cfg(test)]
+mod unit {
+    use super::*;
+
+    fn way<const N: usize>(costs: [f64; N]) -> Way {
+        let points = costs.into_iter().enumerate();
+        Way {
+            name: String::new(),
+            points: points.map(|(at, cost)| (64 << (2 * at), cost)).collect(),
+        }
+    }
+
+    #[test]
+    fn it_is_cheaper_from_where_the_lines_meet() {
+        let falling = way([100.0, 10.0, 1.0]);
+        assert_eq!(falling.cheaper_from(&way([10.0, 10.0, 10.0])), Some(256));
+        let found = falling.cheaper_from(&way([31.62, 31.62, 31.62]));
+        assert!(
+            found.is_some_and(|size| (127..130).contains(&size)),
+            "{found:?}"
+        );
+        // Who wins from the first one on, or never, has no such size.
+        assert_eq!(way([1.0, 1.0]).cheaper_from(&way([2.0, 2.0])), None);
+        assert_eq!(way([3.0, 3.0]).cheaper_from(&way([2.0, 2.0])), None);
+        // Who wins, loses and wins again, does so from the last time on.
+        let found = way([1.0, 4.0, 1.0]).cheaper_from(&way([2.0, 2.0, 2.0]));
+        assert_eq!(found, Some(512));
     }
 }

@@ -81,20 +81,6 @@ impl Axis {
     }
 }
 
-/// The size at which the first way begins to be cheaper than the other one, for good, between two that
-/// were measured: on the straight line between them, as the picture has it.
-pub fn crossing(first: &[(u64, f64)], other: &[(u64, f64)]) -> Option<u64> {
-    let ahead = |at: usize| other[at].1.ln() - first[at].1.ln();
-    let last_behind = (0..first.len()).rev().find(|at| ahead(*at) <= 0.0)?;
-    if last_behind + 1 == first.len() {
-        return None;
-    }
-    let (before, after) = (ahead(last_behind), ahead(last_behind + 1));
-    let (from, to) = (first[last_behind].0 as f64, first[last_behind + 1].0 as f64);
-    let part = -before / (after - before);
-    Some((from * (to / from).powf(part)) as u64)
-}
-
 fn panel(sweep: &Sweep) -> Group {
     let points = || sweep.ways.iter().flat_map(|way| &way.points);
     let x = Axis::of(points().map(|(size, _)| *size as f64), 4.0, (LEFT, RIGHT));
@@ -151,7 +137,7 @@ fn panel(sweep: &Sweep) -> Group {
     if let [first, others @ ..] = &sweep.ways[..] {
         let mut below = TOP + 20.0 + 22.0 * sweep.ways.len() as f64 + 10.0;
         for other in others {
-            if let Some(size) = crossing(&first.points, &other.points) {
+            if let Some(size) = first.cheaper_from(other) {
                 let at = x.place((size as f64).log(4.0));
                 group = group
                     .add(line((at, TOP), (at, BOTTOM), INK).set("stroke-dasharray", "3 3"))
@@ -207,29 +193,6 @@ pub fn svg(results: &Results) -> String {
 mod unit_tests {
     use super::super::unit::small;
     use super::*;
-
-    #[test]
-    fn the_crossing_is_where_the_lines_meet() {
-        let first = [(64, 100.0), (256, 10.0), (1024, 1.0)];
-        let other = [(64, 10.0), (256, 10.0), (1024, 10.0)];
-        assert_eq!(crossing(&first, &other), Some(256));
-        let other = [(64, 31.62), (256, 31.62), (1024, 31.62)];
-        let found = crossing(&first, &other).expect("they meet");
-        assert!((127..130).contains(&found), "{found}");
-        // Who wins from the first one on has no crossing, nor who never wins.
-        assert_eq!(
-            crossing(&[(64, 1.0), (256, 1.0)], &[(64, 2.0), (256, 2.0)]),
-            None
-        );
-        assert_eq!(
-            crossing(&[(64, 3.0), (256, 3.0)], &[(64, 2.0), (256, 2.0)]),
-            None
-        );
-        // Who wins, loses and wins again, does so from the last time on.
-        let first = [(64, 1.0), (256, 4.0), (1024, 1.0)];
-        let other = [(64, 2.0), (256, 2.0), (1024, 2.0)];
-        assert_eq!(crossing(&first, &other), Some(512));
-    }
 
     #[test]
     fn sizes_are_written_as_people_do() {

@@ -22,6 +22,7 @@ tests! {
     textbook @ 60,
     demand_paging @ 60,
     one_copy @ 60,
+    when_mapping_wins @ 60,
 }
 
 /// Where their output stands.
@@ -39,12 +40,18 @@ fn printed(name: &str) -> anyhow::Result<&'static str> {
     Ok(text)
 }
 
-/// A text without the digits behind each `~`: what differs from run to run.
+/// A text without what differs from run to run: the digits behind each `~`, and the blanks around them
+/// that make columns.
 fn without_what_varies(text: &str) -> String {
     let mut parts = text.split('~');
     let first = parts.next().unwrap_or_default().to_owned();
     parts.fold(first, |text, part| {
-        text + "~" + part.trim_start_matches(|c: char| c.is_ascii_digit())
+        let rest = part.trim_start_matches(|c: char| c.is_ascii_digit());
+        format!(
+            "{} ~ {}",
+            text.trim_end_matches(' '),
+            rest.trim_start_matches(' ')
+        )
     })
 }
 
@@ -101,4 +108,8 @@ fn demand_paging() -> anyhow::Result<()> {
 
 fn one_copy() -> anyhow::Result<()> {
     run("one_copy")
+}
+
+fn when_mapping_wins() -> anyhow::Result<()> {
+    run("when_mapping_wins")
 }
