@@ -230,6 +230,16 @@ use_client() {
     CLIENT=$CACHE/client/$(hash_of_tree Cargo.toml Cargo.lock client driver/include scripts/inside/client)-$(hash_of "$ROOT.tools")
 }
 
+# What the package is made from.
+PACKAGED=(Kbuild LICENSE README.md debian driver packaging)
+
+# use_package: sets PACKAGE, the folder of the Debian package.
+# shellcheck disable=SC2034 # for who sources this
+use_package() {
+    [[ -r $ROOT.tools ]] || return 1
+    PACKAGE=$CACHE/deb/$(hash_of_tree "${PACKAGED[@]}")-$(hash_of "$SCRIPTS/deb" "$SCRIPTS/inside/deb" "$TREE/driver/ashmem.4" "$ROOT.tools")
+}
+
 # examples: the names of the example programs, a line each.
 examples() { (cd "$TREE/client/examples" && printf '%s\n' *.rs */main.rs | sed '/\*/d; s|/main.rs$||; s|\.rs$||' | sort); }
 
