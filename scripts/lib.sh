@@ -240,6 +240,13 @@ use_package() {
     PACKAGE=$CACHE/deb/$(hash_of_tree "${PACKAGED[@]}")-$(hash_of "$SCRIPTS/deb" "$SCRIPTS/inside/deb" "$TREE/driver/ashmem.4" "$ROOT.tools")
 }
 
+# use_debian: sets DEBIAN, the folder of a whole Debian and its packages.
+# shellcheck disable=SC2034 # for who sources this
+use_debian() {
+    [[ -r $ROOT.tools ]] || return 1
+    DEBIAN=$CACHE/debian-$(hash_of "$SCRIPTS/debian" "$TREE/debian/control")
+}
+
 # examples: the names of the example programs, a line each.
 examples() { (cd "$TREE/client/examples" && printf '%s\n' *.rs */main.rs | sed '/\*/d; s|/main.rs$||; s|\.rs$||' | sort); }
 

@@ -166,6 +166,56 @@ enum Event {
 /// Runs a machine to its end.
 pub fn run(spec: &Spec<'_>, logs: &Logs, watch: &mut dyn Watch) -> anyhow::Result<Record> {
     let initramfs = pack(spec.contents)?;
+    converse(qemu(spec, initramfs.path()), spec.limit, logs, watch)
+}
+
+/// A machine with a disk of its own.
+#[derive(Clone, Debug)]
+pub struct Disk<'a> {
+    /// The disk's image, for QEMU to recognize; it is written to.
+    pub image: &'a Path,
+    /// A kernel and its initramfs, which find the disk. None: the disk's boot loader is started.
+    pub kernel: Option<(&'a Path, &'a Path)>,
+    /// Directories that the guest finds by tag, as 9p, to read.
+    pub shares: &'a [(&'a str, &'a Path)],
+    /// KVM or emulation.
+    pub accel: Accel,
+    /// After this the machine is ended.
+    pub limit: Duration,
+}
+
+/// Runs such a machine to its end.
+pub fn run_disk(disk: &Disk<'_>, logs: &Logs, watch: &mut dyn Watch) -> anyhow::Result<Record> {
+    // The compiler of the kernel's crate takes over a gigabyte.
+    let mut command = machine(&["-m", "3G"], disk.accel);
+    command.arg("-drive").arg(format!(
+        "file={},if=virtio,cache=unsafe,discard=unmap",
+        disk.image.display()
+    ));
+    for (tag, path) in disk.shares {
+        command.arg("-virtfs").arg(format!(
+            "local,path={},mount_tag={tag},security_model=none,readonly=on",
+            path.display()
+        ));
+    }
+    if let Some((kernel, initramfs)) = disk.kernel {
+        command
+            .arg("-kernel")
+            .arg(kernel)
+            .arg("-initrd")
+            .arg(initramfs)
+            .args(["-append", "root=/dev/vda1 rw console=ttyS0 no_timer_check"]);
+    }
+    converse(command, disk.limit, logs, watch)
+}
+
+/// Starts QEMU, and follows its channels until it has ended.
+fn converse(
+    mut command: Command,
+    limit: Duration,
+    logs: &Logs,
+    watch: &mut dyn Watch,
+) -> anyhow::Result<Record> {
     let create = |path: &Path| {
         File::create(path).with_context(|| format!("cannot write {}", path.display()))
     };
@@ -180,7 +230,6 @@ pub fn run(spec: &Spec<'_>, logs: &Logs, watch: &mut dyn Watch) -> anyhow::Resul
     let kmsg = channels.add("kmsg")?;
     let data = channels.add("data")?;
     let mut qmp = channels.add("qmp")?;
-    let mut command = qemu(spec, initramfs.path());
     command
         .args(["-display", "none"])
         .args(["-serial", "chardev:console"])
@@ -245,9 +294,9 @@ pub fn run(spec: &Spec<'_>, logs: &Logs, watch: &mut dyn Watch) -> anyhow::Resul
         }
         Ok(Heard::Nothing)
     };
-    let ended = listen(&events, &mut record, &mut receive, open, spec.limit)?;
+    let ended = listen(&events, &mut record, &mut receive, open, limit)?;
     if ended.early.is_some() {
-        if ended.early == Some(End::TimeUp(spec.limit)) {
+        if ended.early == Some(End::TimeUp(limit)) {
             // Makes the kernel show where its processors are, and panic.
             let _ = writeln!(qmp, "{}", json!({"execute": "inject-nmi"}));
             listen(&events, &mut record, &mut receive, ended.open, GRACE)?;
@@ -361,7 +410,7 @@ fn pack(contents: initramfs::Contents<'_>) -> anyhow::Result<NamedTempFile> {
     Ok(file)
 }
 
-/// The machine itself.
+/// The machine of the test guest.
 fn qemu(spec: &Spec<'_>, initramfs: &Path) -> Command {
     // Huge pages for memory that is touched here and there take the 3 GiB.
     let (memory, measured) = match spec.measures {
@@ -374,19 +423,27 @@ fn qemu(spec: &Spec<'_>, initramfs: &Path) -> Command {
         [KERNEL_ARGUMENTS, measured].concat().join(" "),
         spec.arguments.join(" ")
     );
-    // QEMU has to end with this process even if that is killed.
-    let mut command = Command::new("setpriv");
+    let mut command = machine(&["-m", memory], spec.accel);
     command
-        .args(["--pdeathsig", "KILL", "--", QEMU])
-        .args(["-nodefaults", "-no-user-config", "-no-reboot"])
-        .args(["-machine", "q35", "-m", memory])
-        .args(spec.accel.arguments())
         .arg("-kernel")
         .arg(spec.kernel)
         .arg("-initrd")
         .arg(initramfs)
         .arg("-append")
         .arg(append);
+    command
+}
+
+/// QEMU with no devices but those that are named.
+fn machine(arguments: &[&str], accel: Accel) -> Command {
+    // QEMU has to end with this process even if that is killed.
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--pdeathsig", "KILL", "--", QEMU])
+        .args(["-nodefaults", "-no-user-config", "-no-reboot"])
+        .args(["-machine", "q35"])
+        .args(arguments)
+        .args(accel.arguments());
     command
 }
 

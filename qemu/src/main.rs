@@ -23,11 +23,13 @@ use ashmem_qemu::display::Sum;
 use ashmem_qemu::host_tests;
 use ashmem_qemu::initramfs::Contents;
 use ashmem_qemu::machine;
+use ashmem_qemu::machine::Disk;
 use ashmem_qemu::machine::Logs;
 use ashmem_qemu::machine::Spec;
 use ashmem_qemu::machine::Watch;
 use ashmem_qemu::tap::Outcome;
 use ashmem_qemu::verdict;
+use ashmem_qemu::verdict::End;
 use ashmem_qemu::verdict::Fault;
 use ashmem_qemu::verdict::Judgement;
 use clap::Args;
@@ -133,6 +135,30 @@ enum Verb {
         #[arg(long, value_name = "DIR")]
         logs: PathBuf,
     },
+    /// Start a machine from a disk, which does one step of the system's test and powers off.
+    System {
+        #[command(flatten)]
+        common: Common,
+        /// The kernel that says whether KVM works; with --initrd it is started, and not the
+        /// disk's boot loader.
+        #[arg(long, value_name = "KIMG")]
+        kernel: PathBuf,
+        /// What the kernel needs to find the disk.
+        #[arg(long, value_name = "FILE")]
+        initrd: Option<PathBuf>,
+        /// What the step is called.
+        #[arg(long)]
+        name: String,
+        /// The disk's image.
+        #[arg(long, value_name = "IMAGE")]
+        disk: PathBuf,
+        /// A directory that the guest can mount by this tag.
+        #[arg(long = "share", value_name = "TAG=DIR", value_parser = share)]
+        shares: Vec<(String, PathBuf)>,
+        /// Where the logs go.
+        #[arg(long, value_name = "DIR")]
+        logs: PathBuf,
+    },
     /// A prompt in the guest. `exit` ends it, and so does Ctrl-a x.
     Shell {
         #[command(flatten)]
@@ -204,6 +230,11 @@ fn kernel(text: &str) -> anyhow::Result<Kernel> {
     })
 }
 
+fn share(text: &str) -> anyhow::Result<(String, PathBuf)> {
+    let (tag, directory) = text.split_once('=').context("expected TAG=DIR")?;
+    Ok((tag.into(), directory.into()))
+}
+
 /// It travels on a kernel's command line, where blanks and quotes would not.
 fn filter(text: &str) -> anyhow::Result<String> {
     ensure!(
@@ -256,6 +287,23 @@ fn main() -> ExitCode {
             minutes,
             logs,
         } => fuzz(&common, &kernel, seed, calls, minutes, &logs),
+        Verb::System {
+            common,
+            kernel,
+            initrd,
+            name,
+            disk,
+            shares,
+            logs,
+        } => system(
+            &common,
+            &kernel,
+            initrd.as_deref(),
+            &name,
+            &disk,
+            &shares,
+            &logs,
+        ),
         Verb::Shell {
             common,
             kernel,
@@ -568,6 +616,56 @@ fn boot(
     let logs = Logs::new(logs, &kernel.name)?;
     let record = machine::run(&spec, &logs, watch)?;
     Ok((verdict::judge(&record), logs))
+}
+
+/// Does one step in a machine of its own. True: the step's program said so, and the kernel showed
+/// no trouble.
+fn system(
+    common: &Common,
+    kernel: &Path,
+    initrd: Option<&Path>,
+    name: &str,
+    disk: &Path,
+    shares: &[(String, PathBuf)],
+    logs: &Path,
+) -> anyhow::Result<bool> {
+    /// What the guest reports when all went well, and nothing else.
+    const DONE: &str = "step: done\n";
+
+    let shares: Vec<(&str, &Path)> = shares
+        .iter()
+        .map(|(tag, directory)| (tag.as_str(), directory.as_path()))
+        .collect();
+    let logs = Logs::new(logs, name)?;
+    let probe = logs.console.with_file_name("probe");
+    let disk = Disk {
+        image: disk,
+        kernel: initrd.map(|initrd| (kernel, initrd)),
+        shares: &shares,
+        accel: accel::choose(common.accel, kernel, &common.guest, &probe)?,
+        limit: common.limit(2 * 3600),
+    };
+    let record = machine::run_disk(&disk, &logs, &mut display::Stream)?;
+    let mut wrong = vec![];
+    if record.end != End::PowerOff {
+        wrong.push(Fault::End(record.end).to_string());
+    }
+    if record.report != DONE {
+        wrong.push(match record.report.trim() {
+            "" => "the step did not end".into(),
+            report => format!("the step ended with `{report}`"),
+        });
+    }
+    let trouble = record.console.lines().find(|l| verdict::is_trouble(l));
+    wrong.extend(trouble.map(|line| Fault::Console(line.into()).to_string()));
+    for line in &wrong {
+        println!("{name} FAILED {line}");
+    }
+    if !wrong.is_empty() {
+        display::tail("the console", &logs.console, 40);
+        display::where_the_logs_are(&logs);
+    }
+    Ok(wrong.is_empty())
 }
 
 fn shell(common: &Common, kernel: &Kernel, busybox: &Path) -> anyhow::Result<bool> {
