@@ -4,7 +4,7 @@
 
 # Given on the command line or in the environment, they reach the scripts there.
 
-.PHONY: help run test bench soak fuzz check shell modules paths client fmt update root-shell clean distclean
+.PHONY: help run test bench soak fuzz system-test deb install uninstall check shell modules paths client fmt update root-shell clean distclean
 .SILENT:
 
 help: ## This list
@@ -28,7 +28,9 @@ help: ## This list
 #= ASHMEM_CACHE=      where roots, sources, kernels and objects are kept
 #= MIRROR=            a Debian mirror, if not the one of this machine's apt
 #= ALLOW_OUTDATED=1   take a mirror whose index has passed its date
-#= KDIR=              modules: a kernel build tree of your own
+#= KDIR=              modules, install: a kernel build tree of your own
+#= KERNELRELEASE=     install, uninstall: the kernel, if not the one that runs
+#= DESTDIR=           install, uninstall: a folder in place of /
 
 run: ## Load the driver into Debian's own kernel in QEMU and show what it is good for, or an EXAMPLE
 	scripts/run demo
@@ -44,6 +46,18 @@ soak: ## Load the driver a thousand times, then do everything at once for MINUTE
 
 fuzz: ## Make random calls for MINUTES in the debug kernel
 	scripts/run fuzz
+
+system-test: ## Install the package in a whole Debian in QEMU, reboot, upgrade the kernel, purge; goes on where it was stopped
+	scripts/system-test
+
+deb: ## Build the Debian package ashmem-dkms, and print where it lies
+	scripts/deb
+
+install: ## Build the driver for this machine's kernel and install it; not for who has the package
+	scripts/install
+
+uninstall: ## Remove what `make install` has installed
+	scripts/install uninstall
 
 check: ## Check format, lints, scripts, and where `unsafe` stands
 	scripts/check
