@@ -64,8 +64,7 @@ impl Debian {
     /// Runs a line of bash in it, which has to succeed. Gives what it printed.
     fn run(&self, line: &str) -> String {
         let output = Command::new("unshare")
-            .args(["--mount", "--pid", "--fork", "--kill-child"])
-            .arg(format!("--mount-proc={}", self.tree.join("proc").display()))
+            .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
             .arg(format!("--root={}", self.tree.display()))
             .args(["--wd=/root", "bash", "-euc", &format!("exec 2>&1\n{line}")])
             .env_clear()
