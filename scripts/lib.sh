@@ -31,7 +31,7 @@ hash_of() {
 
 # hash_of_tree PATH...: a key of everything below these paths of the work tree.
 hash_of_tree() {
-    (cd "$TREE" && find "$@" -type f ! -name '*.md' ! -name '*.4' ! -name '*.o' ! -name '*.cmd' ! -name '*.mod*' \
+    (cd "$TREE" && find "$@" -type f ! -name '*.md' ! -name '*.[48]' ! -name '*.o' ! -name '*.cmd' ! -name '*.mod*' \
         ! -name '*.ko' ! -name '*_generated.rs' -print0 | LC_ALL=C sort -z | xargs -0r sha256sum) |
         sha256sum | cut -c1-12
 }
@@ -219,7 +219,7 @@ TARGET=target-$(hash_of_text "$TREE $ROOT")
 use_programs() {
     CARGO_TARGET_DIR=$CACHE/$TARGET
     [[ -r $ROOT.tools ]] || return 1
-    PROGRAMS=$CACHE/bin/$(hash_of_tree Cargo.toml Cargo.lock client figures userspace-tests qemu driver/include scripts/inside/client)-$(hash_of "$SCRIPTS/programs" "$TREE/docs/EXAMPLES.md" "$TREE/docs/bench.json" "$ROOT.tools")
+    PROGRAMS=$CACHE/bin/$(hash_of_tree Cargo.toml Cargo.lock ashmemctl client figures userspace-tests qemu driver/include scripts/inside/client)-$(hash_of "$SCRIPTS/programs" "$TREE/docs/EXAMPLES.md" "$TREE/docs/bench.json" "$ROOT.tools")
 }
 
 # use_client: sets CLIENT, the folder of the C library and its header.
