@@ -219,7 +219,7 @@ TARGET=target-$(hash_of_text "$TREE $ROOT")
 use_programs() {
     CARGO_TARGET_DIR=$CACHE/$TARGET
     [[ -r $ROOT.tools ]] || return 1
-    PROGRAMS=$CACHE/bin/$(hash_of_tree Cargo.toml Cargo.lock ashmemctl client figures userspace-tests qemu driver/include scripts/inside/client)-$(hash_of "$SCRIPTS/programs" "$TREE/docs/EXAMPLES.md" "$TREE/docs/bench.json" "$ROOT.tools")
+    PROGRAMS=$CACHE/bin/$(hash_of_tree Cargo.toml Cargo.lock ashmemctl client figures userspace-tests qemu driver/include scripts/inside/client)-$(hash_of "$SCRIPTS/programs" "$TREE/docs/EXAMPLES.md" "$TREE/docs/bench.json" "$ROOT.tools" <(sed -n '/<!-- ctl: begin/,/<!-- ctl: end/p' "$TREE/README.md"))
 }
 
 # use_client: sets CLIENT, the folder of the C library and its header.

@@ -41,9 +41,9 @@ pub fn list(snapshot: &Snapshot, page: u64) -> String {
         return "No process has a region.\n".into();
     }
     let mut text = line(&[
-        "INODE", "SIZE", "RESIDENT", "UNPINNED", "PURGED", "FAULTS", "MAPPED", "HUGE",
+        "INODE", "SIZE", "RESIDENT", "UNPINNED", "PURGED", "FAULTS", "MAP", "HUGE",
     ]);
-    text += "  NAME, AND WHO HOLDS IT\n";
+    text += "  NAME\n";
     for region in &snapshot.regions {
         let number = |value: Option<u64>| value.map_or("-".into(), |value| value.to_string());
         let counter = |get: fn(&_) -> u64| region.told.as_ref().map(|(_, all)| get(all));
@@ -61,7 +61,7 @@ pub fn list(snapshot: &Snapshot, page: u64) -> String {
         ]);
         let _ = writeln!(text, "  {}", name(region));
         for holder in &region.holders {
-            let _ = writeln!(text, "{:77}{}", "", held_by(holder));
+            let _ = writeln!(text, "{:9}held by {}", "", held_by(holder));
         }
     }
     text
@@ -239,17 +239,17 @@ mod unit {
 
     #[test]
     fn a_list_has_a_line_for_each_region_and_each_holder() {
-        let expected = "\
-  INODE       SIZE   RESIDENT   UNPINNED     PURGED  FAULTS  MAPPED    HUGE  NAME, AND WHO HOLDS IT
+        let expected =
+            "  INODE       SIZE   RESIDENT   UNPINNED     PURGED  FAULTS     MAP    HUGE  NAME
     353    256 KiB    192 KiB    128 KiB     64 KiB       8       5       1  \"picture-cache\"
-                                                                             7 program-7: fd 3, 4; 256 KiB mapped
-                                                                             412 program-412: 512 KiB mapped
+         held by 7 program-7: fd 3, 4; 256 KiB mapped
+         held by 412 program-412: 512 KiB mapped
     354          -          -          -          -       -       -       -  -
-                                                                             412 program-412: 256 KiB mapped
+         held by 412 program-412: 256 KiB mapped
     355        1 B        0 B        0 B        0 B       0       0       0  \"picture-cache\"
-                                                                             9 program-9: fd 5
+         held by 9 program-9: fd 5
       -        0 B        0 B        0 B        0 B       0       0       0  \"\\u{1b}[2J\\xff\"
-                                                                             412 program-412: fd 11
+         held by 412 program-412: fd 11
 ";
         assert_eq!(list(&example(), 4096), expected);
         assert_eq!(

@@ -11,6 +11,7 @@ mod charge;
 mod client;
 mod clients;
 pub mod counts;
+mod ctl;
 mod debug;
 mod device;
 mod examples;
@@ -80,6 +81,7 @@ pub const ALL: &[&[Test]] = &[
     client::TESTS,
     c_library::TESTS,
     examples::TESTS,
+    ctl::TESTS,
     futex::TESTS,
     transfer::TESTS,
     debug::TESTS,
