@@ -29,7 +29,8 @@ use crate::process::Process;
 /// What was seen.
 #[derive(Debug, Default, Serialize)]
 pub struct Snapshot {
-    /// By inode; those that were never mapped come last.
+    /// As they were found: by the process of the lowest number that holds them, there by descriptor,
+    /// and then what it only maps. Inodes say nothing of age: each processor has its own.
     pub regions: Vec<Region>,
     /// Processes that could not be looked at.
     pub not_looked_at: Vec<NotLookedAt>,
@@ -137,9 +138,6 @@ impl Snapshot {
         for region in &mut snapshot.regions {
             region.handle = None;
         }
-        // A stable sort.
-        let regions = &mut snapshot.regions;
-        regions.sort_by_key(|region| region.inode.unwrap_or(u64::MAX));
         Ok(snapshot)
     }
 

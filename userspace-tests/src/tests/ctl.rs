@@ -530,17 +530,16 @@ fn hostile_names_leave_no_line_and_lose_no_byte() -> anyhow::Result<()> {
         .ready()?;
         let regions = listed()?;
         ensure!(regions.len() == names.len(), "{regions:#?}");
-        // In the order of their inodes.
-        for (region, name) in regions.iter().zip(names) {
+        for name in names {
+            let text = str_of(name);
             let digits = name.iter().map(|byte| format!("{byte:02x}"));
             let hex = digits.collect::<Vec<_>>().concat();
-            match str_of(name) {
-                Some(text) => ensure!(
-                    region["name"] == text && region["name_hex"].is_null(),
-                    "{region:#}"
-                ),
-                None => ensure!(region["name_hex"] == hex, "{region:#}"),
-            }
+            let has = |region: &&Value| match text {
+                Some(text) => region["name"] == text && region["name_hex"].is_null(),
+                None => region["name_hex"] == hex,
+            };
+            let found = regions.iter().filter(has).count();
+            ensure!(found == 1, "{name:x?}: {found} of {regions:#?}");
         }
         let text = print(&["list"])?;
         ensure!(text.lines().count() == 1 + 2 * names.len(), "{text}");
