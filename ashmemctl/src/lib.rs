@@ -9,9 +9,10 @@
 //! - [`text`]: what is printed
 //! - [`error`]: how it can fail, and the exit codes
 //!
-//! To look changes nothing: no page is touched, no state set, and what /proc
-//! cannot tell is asked through a second descriptor of the same open file, as
-//! opening `/proc/PID/fd/N` would make a new region.
+//! To look changes nothing: no page is touched, no state set. To list takes
+//! what /proc tells. What that cannot tell, the state of pages, is asked through
+//! a second descriptor of the same open file, as opening `/proc/PID/fd/N` would
+//! make a new region.
 
 pub mod error;
 pub mod fdinfo;

@@ -173,5 +173,5 @@ fn purge(device: Device, as_json: bool) -> Result<String> {
 fn json(value: &impl Serialize) -> Result<String> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|error| Error::new(Kind::Other, error.to_string()))?;
-    Ok(text + "\n")
+    Ok(text::ascii(&text) + "\n")
 }

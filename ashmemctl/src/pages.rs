@@ -14,12 +14,14 @@ use linux_raw_sys::general::page_region;
 use linux_raw_sys::general::pm_scan_arg;
 use serde::Serialize;
 
+use crate::error;
 use crate::error::Error;
 use crate::error::Result;
 use crate::error::is_gone;
 use crate::maps::Mapping;
 use crate::snapshot::Holder;
 use crate::snapshot::Region;
+use crate::text;
 
 nix::ioctl_readwrite!(
     /// PAGEMAP_SCAN
@@ -120,6 +122,10 @@ pub type Counts = [u64; KINDS];
 /// So many pages are asked for at once.
 const AT_ONCE: u64 = 1 << 20;
 
+/// More pages are not asked for: with pages of 4 KiB, 1 TiB. Anybody can make a region of a million
+/// times as much, of which there is no memory, and to look at it takes hours.
+const AT_MOST: u64 = 1 << 28;
+
 impl Pages {
     /// Asks for those of a region, of `page` bytes each; none if it was never mapped.
     pub fn of(region: &Region, page: u64) -> Result<Self> {
@@ -127,9 +133,18 @@ impl Pages {
             return Ok(Self::default());
         }
         let handle = region.open()?;
+        let size = handle.size()?;
+        if size > AT_MOST * page {
+            let message = format!(
+                "it has {}, and at most {} are shown; its counters are in `ashmemctl list`",
+                text::bytes(size),
+                text::bytes(AT_MOST * page)
+            );
+            return Err(Error::new(error::Kind::Other, message));
+        }
         // In this order: what has no memory any more is in no huge page.
         let huge = huge(region, page)?;
-        let size = handle.size()?.next_multiple_of(page);
+        let size = size.next_multiple_of(page);
         let mut pages = Self::default();
         for first in (0..size / page).step_by(AT_ONCE as usize) {
             let end = size.min((first + AT_ONCE) * page);

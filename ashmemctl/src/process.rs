@@ -2,17 +2,16 @@
 
 //! What one process has. A process that ends meanwhile has nothing.
 
+use std::cmp::Ordering;
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::MetadataExt;
+use std::process::id;
 
 use ashmem::MapOptions;
 use ashmem::Protection;
 use ashmem::Region;
-use nix::errno::Errno;
 use rustix::process::Pid;
 use rustix::process::PidfdFlags;
 use rustix::process::PidfdGetfdFlags;
@@ -28,39 +27,24 @@ use crate::maps;
 use crate::maps::Mapping;
 use crate::name::Name;
 
-/// By which numbers a region is known from other files.
+/// By which numbers mappings of regions are known from others: those of the file system that is
+/// behind the node. It is mounted nowhere, so that no other file has them, whatever it is called.
 #[derive(Clone, Copy, Debug)]
-pub struct Device {
-    /// Those of the node, for descriptors.
-    node: u64,
-    /// Those of the file system that is behind it, for mappings. It is mounted nowhere, so that no
-    /// other file has them, whatever it is called.
-    files: maps::Device,
-}
+pub struct Device(maps::Device);
 
 impl Device {
     /// Looks at a region that is made for it, and is gone when this returns.
     pub fn find() -> Result<Self> {
         let region = Region::new(c"ashmemctl", 1)?;
         let map = region.map_with(MapOptions::new().protection(Protection::READ))?;
-        let node = own_descriptor(&region, "fd")
-            .and_then(fs::metadata)
-            .map_err(|error| Error::answer("a region of our own", &error))?
-            .rdev();
         let start = map.as_ptr() as u64;
-        let files = mappings("self")
+        let ours = mappings("self")
             .map_err(|error| Error::answer("/proc/self/maps", &error))?
             .into_iter()
             .find(|mapping| mapping.start == start)
-            .ok_or_else(|| Error::new(Kind::Other, "/proc/self/maps lacks a mapping of our own"))?
-            .device;
-        Ok(Self { node, files })
+            .ok_or_else(|| Error::new(Kind::Other, "/proc/self/maps lacks a mapping of our own"))?;
+        Ok(Self(ours.device))
     }
-}
-
-/// Where /proc has one of our own descriptors.
-fn own_descriptor(fd: &impl AsRawFd, folder: &str) -> io::Result<String> {
-    Ok(format!("/proc/self/{folder}/{}", fd.as_raw_fd()))
 }
 
 /// The numbers of all processes, in order.
@@ -95,8 +79,6 @@ pub struct Descriptor {
     pub number: i32,
     /// What it says.
     pub info: FdInfo,
-    /// The same open file, where it could be had.
-    pub region: Option<Region>,
 }
 
 impl Process {
@@ -121,13 +103,13 @@ impl Process {
     }
 
     /// Its descriptors of regions.
-    pub fn descriptors(self, device: Device) -> io::Result<Vec<Descriptor>> {
+    pub fn descriptors(self) -> io::Result<Vec<Descriptor>> {
         let mut found = vec![];
         let mut numbers = numbers::<i32>(&format!("/proc/{}/fdinfo", self.0))?;
         numbers.sort_unstable();
         for number in numbers {
-            match self.descriptor(number, device) {
-                Ok(descriptor) => found.extend(descriptor),
+            match self.descriptor(number) {
+                Ok(info) => found.extend(info.map(|info| Descriptor { number, info })),
                 Err(error) if is_gone(&error) => {}
                 Err(error) => return Err(error),
             }
@@ -135,51 +117,40 @@ impl Process {
         Ok(found)
     }
 
-    /// One of its descriptors; none if it is of something else.
-    fn descriptor(self, number: i32, device: Device) -> io::Result<Option<Descriptor>> {
-        // To ask for this may not wait for another file system, as stat(2) may.
-        let Some(info) = FdInfo::parse(&fs::read(self.path("fdinfo", number))?) else {
-            return Ok(None);
-        };
-        match self.get(number) {
-            Ok(fd) => {
-                // By now it may be another one.
-                let Ok(region) = Region::try_from(fd) else {
-                    return Ok(None);
-                };
-                let info = FdInfo::parse(&fs::read(own_descriptor(&region, "fdinfo")?)?);
-                Ok(info.map(|info| Descriptor {
-                    number,
-                    info,
-                    region: Some(region),
-                }))
-            }
-            Err(Errno::ESRCH | Errno::EBADF) => Ok(None),
-            // That takes more rights than to look, and a number of our own that is free.
-            Err(_) => {
-                let is_ours = fs::metadata(self.path("fd", number))?.rdev() == device.node;
-                Ok(is_ours.then_some(Descriptor {
-                    number,
-                    info,
-                    region: None,
-                }))
-            }
-        }
+    /// What one of its descriptors says; none if it is of something else.
+    ///
+    /// The kernel alone answers. To stat(2) an unknown file may wait for its file system, and to
+    /// close a second descriptor of it too, for a FUSE server that never answers and beyond any
+    /// signal.
+    fn descriptor(self, number: i32) -> io::Result<Option<FdInfo>> {
+        let text = fs::read(format!("/proc/{}/fdinfo/{number}", self.0))?;
+        Ok(FdInfo::parse(&text))
     }
 
-    /// A second descriptor of the open file that it has under this number.
-    pub fn get(self, number: i32) -> nix::Result<OwnedFd> {
+    /// A second descriptor of the open file that it has under this number, if that is the region
+    /// of this inode.
+    pub fn get(self, number: i32, inode: u64) -> io::Result<Option<Region>> {
+        // Again, as long ago it may have been another one: see `descriptor`.
+        let is_meant = |info: Option<FdInfo>| info.is_some_and(|info| info.inode == Some(inode));
+        if !is_meant(self.descriptor(number)?) {
+            return Ok(None);
+        }
         let pid = i32::try_from(self.0).ok().and_then(Pid::from_raw);
-        pid.ok_or(rustix::io::Errno::SRCH)
+        let fd = pid
+            .ok_or(rustix::io::Errno::SRCH)
             .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
-            .and_then(|process| pidfd_getfd(&process, number, PidfdGetfdFlags::empty()))
-            .map_err(|errno| Errno::from_raw(errno.raw_os_error()))
+            .and_then(|process| pidfd_getfd(&process, number, PidfdGetfdFlags::empty()))?;
+        // And since then.
+        if !is_meant(Process(id()).descriptor(fd.as_raw_fd())?) {
+            return Ok(None);
+        }
+        Ok(Region::try_from(fd).ok())
     }
 
     /// Its mappings of regions.
     pub fn mappings(self, device: Device) -> io::Result<Vec<Mapping>> {
         let mut found = mappings(&self.0.to_string())?;
-        found.retain(|mapping| mapping.device == device.files);
+        found.retain(|mapping| mapping.device == device.0);
         Ok(found)
     }
 
@@ -194,11 +165,6 @@ impl Process {
         let path = link.map(|path| path.into_os_string().into_vec());
         maps::name_in(path.as_ref().unwrap_or(&mapping.path))
     }
-
-    /// Where /proc has one of its descriptors.
-    fn path(self, folder: &str, number: i32) -> String {
-        format!("/proc/{}/{folder}/{number}", self.0)
-    }
 }
 
 /// All mappings of a process, named as /proc has it.
@@ -208,10 +174,20 @@ fn mappings(process: &str) -> io::Result<Vec<Mapping>> {
     Ok(lines.filter_map(Mapping::parse).collect())
 }
 
-/// Whether two descriptors are of one region: of one open file.
-pub fn are_same(one: &Region, other: &Region) -> bool {
-    let query = linux_raw_sys::general::F_DUPFD_QUERY as libc::c_int;
-    // SAFETY: It compares two numbers of descriptors, both open.
-    let answer = unsafe { libc::fcntl(one.as_raw_fd(), query, other.as_raw_fd()) };
-    answer == 1
+/// The order of two descriptors, each of a process, by their open files: equal if they are one. It
+/// is any order, but always the same. None where a descriptor was closed meanwhile, and on a kernel
+/// that cannot tell.
+pub fn compare(one: (Process, i32), other: (Process, i32)) -> Option<Ordering> {
+    // Of <linux/kcmp.h>.
+    const KCMP_FILE: libc::c_int = 0;
+    let [pids, fds] = [[one.0.0, other.0.0], [one.1 as u32, other.1 as u32]];
+    // SAFETY: It takes numbers only.
+    let answer =
+        unsafe { libc::syscall(libc::SYS_kcmp, pids[0], pids[1], KCMP_FILE, fds[0], fds[1]) };
+    match answer {
+        0 => Some(Ordering::Equal),
+        1 => Some(Ordering::Less),
+        2 => Some(Ordering::Greater),
+        _ => None,
+    }
 }

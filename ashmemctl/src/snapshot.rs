@@ -3,7 +3,9 @@
 //! The regions of all processes, each once, with those who hold it. Processes go on meanwhile: it
 //! is no picture of one moment.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::io;
 use std::process::id;
 use std::str;
@@ -47,8 +49,6 @@ pub struct Region {
     pub told: Option<(u64, Counters)>,
     /// In order of their numbers.
     pub holders: Vec<Holder>,
-    /// While two that were never mapped are to be told apart.
-    handle: Option<Handle>,
 }
 
 /// A process that has a descriptor or a mapping of a region.
@@ -88,7 +88,6 @@ impl Region {
             name: None,
             told: None,
             holders: vec![],
-            handle: None,
         }
     }
 
@@ -114,35 +113,22 @@ impl Holder {
     }
 }
 
-impl Snapshot {
-    /// Looks at all processes but this one.
-    pub fn take(device: Device) -> Result<Self> {
-        let mut snapshot = Self::default();
-        let mut refused = BTreeMap::new();
-        let pids = process::all().map_err(|error| Error::answer("/proc", &error))?;
-        for process in pids.into_iter().map(Process) {
-            if process.0 == id() || !process.is_program() {
-                continue;
-            }
-            match snapshot.look_at(process, device) {
-                Ok(()) => {}
-                Err(error) if is_gone(&error) => {}
-                Err(error) => *refused.entry(errno(&error) as i32).or_insert(0) += 1,
-            }
-        }
-        let refused = refused.into_iter().map(|(errno, processes)| NotLookedAt {
-            reason: Errno::from_raw(errno),
-            processes,
-        });
-        snapshot.not_looked_at.extend(refused);
-        for region in &mut snapshot.regions {
-            region.handle = None;
-        }
-        Ok(snapshot)
-    }
+/// Where a region is in the list.
+type At = usize;
 
+/// A snapshot that is being taken. A hostile process may have a great many regions, so that none is
+/// looked for one by one.
+#[derive(Default)]
+struct Looking {
+    regions: Vec<Region>,
+    by_inode: HashMap<u64, At>,
+    /// One descriptor of each that has no inode, in the order of their open files.
+    never_mapped: Vec<((Process, i32), At)>,
+}
+
+impl Looking {
     fn look_at(&mut self, process: Process, device: Device) -> io::Result<()> {
-        for descriptor in process.descriptors(device)? {
+        for descriptor in process.descriptors()? {
             self.add_descriptor(process, descriptor);
         }
         for mapping in process.mappings(device)? {
@@ -155,24 +141,11 @@ impl Snapshot {
         Ok(())
     }
 
-    fn by_inode(&mut self, inode: u64) -> &mut Region {
-        let found = |region: &Region| region.inode == Some(inode);
-        let at = self.regions.iter().position(found).unwrap_or_else(|| {
-            self.regions.push(Region::new(Some(inode)));
-            self.regions.len() - 1
-        });
-        &mut self.regions[at]
-    }
-
     fn add_descriptor(&mut self, process: Process, descriptor: Descriptor) {
-        let Descriptor {
-            number,
-            info,
-            region: handle,
-        } = descriptor;
+        let Descriptor { number, info } = descriptor;
         let region = match info.inode {
             Some(inode) => self.by_inode(inode),
-            None => self.never_mapped(handle),
+            None => self.by_open_file(process, number),
         };
         if region.told.is_none() {
             region.name = info.name;
@@ -181,20 +154,57 @@ impl Snapshot {
         region.holder(process).descriptors.push(number);
     }
 
-    /// One that has no inode is known by its open file.
-    fn never_mapped(&mut self, handle: Option<Handle>) -> &mut Region {
-        let same = |region: &Region| match (&region.handle, &handle) {
-            (Some(one), Some(other)) => process::are_same(one, other),
-            _ => false,
-        };
-        let at = self.regions.iter().position(same).unwrap_or_else(|| {
-            self.regions.push(Region {
-                handle,
-                ..Region::new(None)
-            });
+    fn by_inode(&mut self, inode: u64) -> &mut Region {
+        let at = *self.by_inode.entry(inode).or_insert_with(|| {
+            self.regions.push(Region::new(Some(inode)));
             self.regions.len() - 1
         });
         &mut self.regions[at]
+    }
+
+    fn by_open_file(&mut self, process: Process, number: i32) -> &mut Region {
+        let this = (process, number);
+        // Where one was closed meanwhile there is no order, and the region may be listed twice.
+        let found = self.never_mapped.binary_search_by(|(other, _)| {
+            process::compare(*other, this).unwrap_or(Ordering::Less)
+        });
+        let at = match found {
+            Ok(place) => self.never_mapped[place].1,
+            Err(place) => {
+                self.regions.push(Region::new(None));
+                let at = self.regions.len() - 1;
+                self.never_mapped.insert(place, (this, at));
+                at
+            }
+        };
+        &mut self.regions[at]
+    }
+}
+
+impl Snapshot {
+    /// Looks at all processes but this one.
+    pub fn take(device: Device) -> Result<Self> {
+        let mut looking = Looking::default();
+        let mut refused = BTreeMap::new();
+        let pids = process::all().map_err(|error| Error::answer("/proc", &error))?;
+        for process in pids.into_iter().map(Process) {
+            if process.0 == id() || !process.is_program() {
+                continue;
+            }
+            match looking.look_at(process, device) {
+                Ok(()) => {}
+                Err(error) if is_gone(&error) => {}
+                Err(error) => *refused.entry(errno(&error) as i32).or_insert(0) += 1,
+            }
+        }
+        let not_looked_at = refused.into_iter().map(|(errno, processes)| NotLookedAt {
+            reason: Errno::from_raw(errno),
+            processes,
+        });
+        Ok(Self {
+            regions: looking.regions,
+            not_looked_at: not_looked_at.collect(),
+        })
     }
 
     /// The region that somebody means: `PID:FD`, an inode, or a name.
@@ -233,6 +243,7 @@ impl Snapshot {
         };
         let remedy = match self.refused() {
             0 => "`ashmemctl list` shows what there is".to_owned(),
+            1 => "1 process could not be looked at; root sees all".to_owned(),
             n => format!("{n} processes could not be looked at; root sees all"),
         };
         Err(Error::new(Kind::NoSuchRegion, format!("{what}: {remedy}")))
@@ -261,29 +272,24 @@ impl Region {
             .unwrap_or_default()
     }
 
-    /// A descriptor of our own for it.
+    /// A descriptor of our own for it, if it has an inode.
     pub fn open(&self) -> Result<Handle> {
+        let inode = self
+            .inode
+            .ok_or_else(|| Error::new(Kind::Other, "it was never mapped, and has no pages"))?;
         let mut last = None;
         for holder in &self.holders {
             for number in &holder.descriptors {
-                match Process(holder.pid).get(*number) {
-                    Ok(fd) => {
-                        // By now it may be something else.
-                        if let Some(handle) = Handle::try_from(fd).ok().filter(|handle| {
-                            let inode = handle.file_id().ok();
-                            self.inode.is_none() || inode == self.inode
-                        }) {
-                            return Ok(handle);
-                        }
-                    }
-                    Err(Errno::ESRCH | Errno::EBADF) => {}
-                    Err(errno) => last = Some((holder.pid, *number, errno)),
+                match Process(holder.pid).get(*number, inode) {
+                    Ok(Some(handle)) => return Ok(handle),
+                    Ok(None) => {}
+                    Err(error) if is_gone(&error) => {}
+                    Err(error) => last = Some((holder.pid, *number, error)),
                 }
             }
         }
-        if let Some((pid, number, errno)) = last {
+        if let Some((pid, number, error)) = last {
             let what = format!("pidfd_getfd of {pid}:{number}");
-            let error = io::Error::from_raw_os_error(errno as i32);
             let error = Error::answer(what, &error);
             let remedy = "to look at pages takes a descriptor of the region, and that the right to \
                           ptrace(2) who holds one: be root, or see kernel.yama.ptrace_scope";
@@ -394,7 +400,6 @@ pub(crate) mod unit {
             name: Some(Name::new(name)),
             told: size,
             holders,
-            handle: None,
         };
         let idle = Counters {
             faults: 0,
@@ -527,6 +532,17 @@ pub(crate) mod unit {
         let error = example().regions[1].open().expect_err("it is only mapped");
         assert_eq!(error.kind(), Kind::Other);
         assert!(error.to_string().contains("only mapped"), "{error}");
+    }
+
+    #[test]
+    fn what_is_gone_cannot_be_opened() {
+        let mut region = example().regions.swap_remove(0);
+        for holder in &mut region.holders {
+            holder.pid = i32::MAX as u32;
+        }
+        let error = region.open().expect_err("nobody holds it");
+        assert_eq!(error.kind(), Kind::Other);
+        assert!(error.to_string().contains("closed just now"), "{error}");
     }
 
     #[test]

@@ -35,6 +35,22 @@ pub fn bytes(n: u64) -> String {
     }
 }
 
+/// JSON of ASCII alone, since to some terminals U+009B is what an escape is. In JSON other letters
+/// stand in strings only, where `\u` and four digits mean the same.
+pub fn ascii(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c == '\n' || (' '..='~').contains(&c) {
+            text.push(c);
+        } else {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                let _ = write!(text, "\\u{unit:04x}");
+            }
+        }
+    }
+    text
+}
+
 /// A table of regions; `page` is a page's size in bytes.
 pub fn list(snapshot: &Snapshot, page: u64) -> String {
     if snapshot.regions.is_empty() {
@@ -47,7 +63,9 @@ pub fn list(snapshot: &Snapshot, page: u64) -> String {
     for region in &snapshot.regions {
         let number = |value: Option<u64>| value.map_or("-".into(), |value| value.to_string());
         let counter = |get: fn(&_) -> u64| region.told.as_ref().map(|(_, all)| get(all));
-        let pages = |value: Option<u64>| value.map_or("-".into(), |value| bytes(value * page));
+        let pages = |value: Option<u64>| {
+            value.map_or("-".into(), |value| bytes(value.saturating_mul(page)))
+        };
         let size = region.told.map_or("-".into(), |(size, _)| bytes(size));
         text += &line(&[
             &number(region.inode),
@@ -235,6 +253,17 @@ mod unit {
             "    purged  x            1  p            3  P            0",
         ];
         assert_eq!(text.lines().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn json_is_ascii_and_means_the_same() {
+        let value =
+            serde_json::json!({"gr\u{f6}\u{df}e": "\u{1b}\u{7f}\u{9b}2J\u{202e}\u{1f600}\n"});
+        let text = ascii(&serde_json::to_string_pretty(&value).expect("JSON"));
+        let plain = |c: char| c == '\n' || (' '..='~').contains(&c);
+        assert!(text.chars().all(plain), "{text:?}");
+        let found: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(found, value);
     }
 
     #[test]

@@ -146,6 +146,7 @@ fn fields() -> BTreeSet<&'static str> {
                 let name = line.trim_start_matches("pub ").split(": ").next();
                 match name {
                     _ if line == "#[serde(flatten)]" => flat = true,
+                    _ if line.starts_with("//") => {}
                     Some(name) if name.len() < line.len() && line.ends_with(',') => {
                         if !flat {
                             fields.insert(name.trim_start_matches("pub "));

@@ -29,6 +29,9 @@ use nix::sys::mman::MapFlags;
 use nix::sys::mman::ProtFlags;
 use nix::sys::prctl::set_dumpable;
 use nix::sys::prctl::set_name;
+use nix::sys::resource::Resource;
+use nix::sys::resource::getrlimit;
+use nix::sys::resource::setrlimit;
 use nix::unistd::Gid;
 use nix::unistd::Uid;
 use nix::unistd::dup;
@@ -59,6 +62,8 @@ tests! {
     never_mapped_ones_are_told_apart,
     other_users_see_their_own_and_are_told_of_the_rest,
     hostile_names_leave_no_line_and_lose_no_byte,
+    hostile_numbers_hide_nothing @ 120,
+    hostile_sizes_are_refused,
     all_states_are_shown_and_none_is_changed,
     large_regions_are_shown_by_groups,
     regions_are_named_in_three_ways,
@@ -174,6 +179,16 @@ impl Party {
     fn fdinfo(&self, fd: &Value) -> anyhow::Result<String> {
         let path = format!("/proc/{}/fdinfo/{fd}", self.pid());
         Ok(String::from_utf8_lossy(&fs::read(&path).context(path)?).into_owned())
+    }
+
+    /// All that its descriptors say, and what it maps.
+    fn all(&self) -> anyhow::Result<Vec<Vec<u8>>> {
+        let folder = format!("/proc/{}/fdinfo", self.pid());
+        let mut found = vec![fs::read(format!("/proc/{}/maps", self.pid()))?];
+        for entry in fs::read_dir(folder)? {
+            found.push(fs::read(entry?.path())?);
+        }
+        Ok(found)
     }
 
     fn end(self) -> anyhow::Result<()> {
@@ -447,7 +462,9 @@ fn other_users_see_their_own_and_are_told_of_the_rest() -> anyhow::Result<()> {
         set_dumpable(true)?;
         let (region, map) = named(c"mine", 8)?;
         map.write_pages(0..3);
-        Ok((region, map))
+        let fresh = Region::sized(1)?;
+        let twin = dup(&fresh)?;
+        Ok((region, map, fresh, twin))
     })?
     .ready()?;
     let check = || -> anyhow::Result<()> {
@@ -457,9 +474,11 @@ fn other_users_see_their_own_and_are_told_of_the_rest() -> anyhow::Result<()> {
         let list: Value = serde_json::from_slice(&output.stdout)?;
         let regions = list["regions"].as_array().context("none")?;
         ensure!(
-            regions.len() == 1 && regions[0]["name"] == "mine",
+            regions.len() == 2 && regions[0]["name"] == "mine" && regions[1]["inode"].is_null(),
             "{list:#}"
         );
+        let twice = &regions[1]["holders"][0]["descriptors"];
+        ensure!(twice.as_array().map(Vec::len) == Some(2), "{list:#}");
         ensure!(
             regions[0]["resident"] == 3 || regions[0]["resident"] == 4,
             "{list:#}"
@@ -489,7 +508,7 @@ fn other_users_see_their_own_and_are_told_of_the_rest() -> anyhow::Result<()> {
     )?;
     refused(&as_user(&["purge"])?, 4, &["EPERM", "CAP_SYS_ADMIN"])?;
 
-    // To look takes less than to get a descriptor.
+    // To list takes no descriptor of anybody's, as to get one takes more rights, and may hang.
     const SCOPE: &str = "/proc/sys/kernel/yama/ptrace_scope";
     if let Ok(before) = fs::read(SCOPE) {
         fs::write(SCOPE, "2")?;
@@ -528,6 +547,7 @@ fn hostile_names_leave_no_line_and_lose_no_byte() -> anyhow::Result<()> {
             has.collect::<anyhow::Result<Vec<_>>>()
         })?
         .ready()?;
+        let before = party.all()?;
         let regions = listed()?;
         ensure!(regions.len() == names.len(), "{regions:#?}");
         for name in names {
@@ -549,9 +569,72 @@ fn hostile_names_leave_no_line_and_lose_no_byte() -> anyhow::Result<()> {
             // As it is shown, it can be typed.
             let shown = print(&["show", "\\xff\\xfe"])?;
             ensure!(shown.starts_with("\"\\xff\\xfe\" inode "), "{shown}");
+            for region in &regions {
+                let inode = region["inode"].to_string();
+                let text = print(&["show", &inode])? + &print(&["show", "--json", &inode])?;
+                ensure!(!text.contains(bad), "{text:?}");
+            }
         }
+        let text = print(&["list", "--json"])?;
+        ensure!(!text.contains(bad), "{text:?}");
+        ensure!(party.all()? == before, "to look has changed something");
         party.end()?;
     }
+    Ok(())
+}
+
+fn hostile_numbers_hide_nothing() -> anyhow::Result<()> {
+    // More than this program may have open: each of them once more in the same process, and all
+    // of them in another one, too.
+    const MANY: usize = 3000;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    ensure!(soft < MANY as u64, "{soft} are more");
+    let most = (2 * MANY + 100) as u64;
+    let many = Party::new(c"many", |socket| {
+        setrlimit(Resource::RLIMIT_NOFILE, most, hard.max(most))?;
+        let regions = (0..MANY)
+            .map(|at| Ok(Region::sized(at + 1)?))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let twins = regions
+            .iter()
+            .map(|region| Ok(dup(region)?))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let heir = Party::new(c"heir", |_| Ok(()))?.ready()?;
+        go(socket)?;
+        await_go(socket)?;
+        heir.end()?;
+        Ok((regions, twins))
+    })?
+    .ready()?;
+    let after = Party::new(c"after", |_| named(c"after", 1))?.ready()?;
+    let regions = listed()?;
+    ensure!(regions.len() == MANY + 1, "{} regions", regions.len());
+    for (at, region) in regions[..MANY].iter().enumerate() {
+        let numbers = |holder: usize| {
+            let holder = &region["holders"][holder];
+            holder["descriptors"].as_array().map_or(0, Vec::len)
+        };
+        ensure!(
+            region["size"] == (at + 1) * PAGE && numbers(0) == 2 && numbers(1) == 2,
+            "{region:#}"
+        );
+    }
+    ensure!(regions[MANY]["name"] == "after", "{:#}", regions[MANY]);
+    after.end()?;
+    go(&many.socket)?;
+    many.ready()?.end()
+}
+
+fn hostile_sizes_are_refused() -> anyhow::Result<()> {
+    let region = Region::open()?;
+    region.set_name(c"vast")?;
+    region.set_size(1 << 62)?;
+    let flags = MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE;
+    let _map = region.map_as(PAGE, RW, flags)?;
+    let output = command(&["show", "vast"]).output()?;
+    refused(&output, 1, &["4096 PiB", "1 TiB", "ashmemctl list"])?;
+    let found = only()?;
+    ensure!(found["size"] == 1u64 << 62, "{found:#}");
     Ok(())
 }
 
