@@ -231,13 +231,13 @@ use_client() {
 }
 
 # What the package is made from.
-PACKAGED=(Kbuild LICENSE README.md debian driver packaging)
+PACKAGED=(Cargo.lock Cargo.toml Kbuild LICENSE README.md ashmemctl client debian driver figures packaging qemu userspace-tests)
 
 # use_package: sets PACKAGE, the folder of the Debian package.
 # shellcheck disable=SC2034 # for who sources this
 use_package() {
     [[ -r $ROOT.tools ]] || return 1
-    PACKAGE=$CACHE/deb/$(hash_of_tree "${PACKAGED[@]}")-$(hash_of "$SCRIPTS/deb" "$SCRIPTS/inside/deb" "$TREE/driver/ashmem.4" "$ROOT.tools")
+    PACKAGE=$CACHE/deb/$(hash_of_tree "${PACKAGED[@]}")-$(hash_of "$SCRIPTS/deb" "$SCRIPTS/inside/deb" "$TREE/driver/ashmem.4" "$TREE/ashmemctl/ashmemctl.8" "$ROOT.tools")
 }
 
 # use_debian: sets DEBIAN, the folder of a whole Debian and its packages.
