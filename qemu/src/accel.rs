@@ -110,6 +110,7 @@ pub fn choose(choice: Choice, kernel: &Path, guest: &Path, logs: &Path) -> anyho
         accel: Accel::Kvm,
         measures: false,
         small: false,
+        secure_boot: None,
         limit: PROBE_LIMIT,
     };
     let record = machine::run(&spec, &Logs::new(logs, "kvm-probe")?, &mut ())?;

@@ -6,6 +6,7 @@
 //! - [`initramfs`] packs the guest's programs
 //! - [`machine`] runs QEMU and records what comes out of it, within a limit
 //! - [`accel`] decides between KVM and emulation
+//! - [`secure_boot`] makes keys, and a firmware that trusts them
 //! - [`tap`] reads the guest's report line by line
 //! - [`verdict`] judges one run: pure code
 //! - [`host_tests`] runs `cargo test` and reads its result
@@ -18,5 +19,6 @@ pub mod display;
 pub mod host_tests;
 pub mod initramfs;
 pub mod machine;
+pub mod secure_boot;
 pub mod tap;
 pub mod verdict;

@@ -39,6 +39,7 @@ use tempfile::NamedTempFile;
 
 use crate::accel::Accel;
 use crate::initramfs;
+use crate::secure_boot::Firmware;
 use crate::verdict;
 use crate::verdict::End;
 use crate::verdict::Record;
@@ -85,6 +86,9 @@ const MEASURED: &[&str] = &[
     "init_on_alloc=0",
 ];
 
+/// What a kernel is told besides, that was started with Secure Boot.
+const ENFORCED: &[&str] = &["module.sig_enforce=1"];
+
 /// How long a machine may go on after a fatal line: for the rest of its text.
 const GRACE: Duration = Duration::from_secs(3);
 /// How long QEMU may take to leave once its channels are closed, or it was
@@ -106,6 +110,8 @@ pub struct Spec<'a> {
     pub measures: bool,
     /// With less RAM: of it, kernel and guest leave a little over 512 MiB.
     pub small: bool,
+    /// With Secure Boot, and a firmware that starts the kernel if it trusts it.
+    pub secure_boot: Option<&'a Firmware>,
     /// After this the machine is ended.
     pub limit: Duration,
 }
@@ -166,7 +172,7 @@ enum Event {
 /// Runs a machine to its end.
 pub fn run(spec: &Spec<'_>, logs: &Logs, watch: &mut dyn Watch) -> anyhow::Result<Record> {
     let initramfs = pack(spec.contents)?;
-    converse(qemu(spec, initramfs.path()), spec.limit, logs, watch)
+    converse(qemu(spec, initramfs.path())?, spec.limit, logs, watch)
 }
 
 /// A machine with a disk of its own.
@@ -388,7 +394,7 @@ fn listen(
 /// Runs a machine with its serial line on this terminal. Returns when it ends.
 pub fn run_interactive(spec: &Spec<'_>) -> anyhow::Result<()> {
     let initramfs = pack(spec.contents)?;
-    let mut command = qemu(spec, initramfs.path());
+    let mut command = qemu(spec, initramfs.path())?;
     command
         .args(["-display", "none"])
         // Ctrl-C goes to the guest; Ctrl-a x ends QEMU.
@@ -411,27 +417,31 @@ fn pack(contents: initramfs::Contents<'_>) -> anyhow::Result<NamedTempFile> {
 }
 
 /// The machine of the test guest.
-fn qemu(spec: &Spec<'_>, initramfs: &Path) -> Command {
+fn qemu(spec: &Spec<'_>, initramfs: &Path) -> anyhow::Result<Command> {
     // Huge pages for memory that is touched here and there take the 3 GiB.
     let (memory, measured) = match spec.measures {
         true => ("3G", MEASURED),
         false if spec.small => ("800M", &[][..]),
         false => ("1G", &[][..]),
     };
+    let enforced = spec.secure_boot.map_or(&[][..], |_| ENFORCED);
     let append = format!(
         "{} -- {}",
-        [KERNEL_ARGUMENTS, measured].concat().join(" "),
+        [KERNEL_ARGUMENTS, measured, enforced].concat().join(" "),
         spec.arguments.join(" ")
     );
     let mut command = machine(&["-m", memory], spec.accel);
-    command
-        .arg("-kernel")
-        .arg(spec.kernel)
-        .arg("-initrd")
-        .arg(initramfs)
-        .arg("-append")
-        .arg(append);
-    command
+    match spec.secure_boot {
+        Some(firmware) => command.args(firmware.arguments(spec.kernel, initramfs, &append)?),
+        None => command
+            .arg("-kernel")
+            .arg(spec.kernel)
+            .arg("-initrd")
+            .arg(initramfs)
+            .arg("-append")
+            .arg(append),
+    };
+    Ok(command)
 }
 
 /// QEMU with no devices but those that are named.

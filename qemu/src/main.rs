@@ -4,6 +4,7 @@
 //! `make shell`.
 
 use std::ffi::OsStr;
+use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
@@ -27,11 +28,17 @@ use ashmem_qemu::machine::Disk;
 use ashmem_qemu::machine::Logs;
 use ashmem_qemu::machine::Spec;
 use ashmem_qemu::machine::Watch;
+use ashmem_qemu::secure_boot;
+use ashmem_qemu::secure_boot::Firmware;
+use ashmem_qemu::secure_boot::Signed;
+use ashmem_qemu::secure_boot::Trusts;
 use ashmem_qemu::tap::Outcome;
 use ashmem_qemu::verdict;
 use ashmem_qemu::verdict::End;
 use ashmem_qemu::verdict::Fault;
 use ashmem_qemu::verdict::Judgement;
+use ashmem_qemu::verdict::Record;
+use ashmem_qemu::verdict::Reported;
 use clap::Args;
 use clap::Parser;
 use clap::Subcommand;
@@ -60,6 +67,10 @@ enum Verb {
         /// the workspace.
         #[arg(long, value_name = "DIR")]
         host_tests: Option<PathBuf>,
+        /// Boot the first kernel with Secure Boot as well, and have its module signed by this
+        /// program: `scripts/sign-file` of the kernel's build tree.
+        #[arg(long, value_name = "SIGN-FILE")]
+        secure_boot: Option<PathBuf>,
         /// Where the logs go: NAME.console.log, NAME.kernel.log, NAME.tap and
         /// host.log. Two runs at once need two directories.
         #[arg(long, value_name = "DIR")]
@@ -193,6 +204,9 @@ struct Common {
     /// See [`Spec::small`].
     #[arg(skip)]
     small: bool,
+    /// See [`Spec::secure_boot`].
+    #[arg(skip)]
+    secure_boot: Option<Firmware>,
 }
 
 impl Common {
@@ -252,12 +266,14 @@ fn main() -> ExitCode {
             kernels,
             filter,
             host_tests,
+            secure_boot,
             logs,
         } => test(
             &common,
             &kernels,
             filter.as_deref(),
             host_tests.as_deref(),
+            secure_boot.as_deref(),
             &logs,
         ),
         Verb::Demo {
@@ -320,45 +336,84 @@ fn main() -> ExitCode {
     }
 }
 
+/// What the machine with Secure Boot is called.
+const SECURE: &str = "secure";
+/// Kernels that a firmware is not to start: signed by somebody whom it does not trust, and
+/// changed after it was signed.
+const KERNELS_REFUSED: [&str; 2] = [
+    "secure_boot::kernel_of_another_key_does_not_start",
+    "secure_boot::changed_kernel_does_not_start",
+];
+
+/// What of the tests with Secure Boot the filter leaves.
+struct Secure<'a> {
+    /// What signs modules. None: none of these tests is to run.
+    sign_file: Option<&'a Path>,
+    /// Of [`KERNELS_REFUSED`].
+    kernels: Vec<&'a str>,
+    /// Tests in the guest.
+    in_guest: usize,
+}
+
+impl Secure<'_> {
+    fn wanted(&self) -> usize {
+        match self.sign_file {
+            Some(_) => self.kernels.len() + self.in_guest,
+            None => 0,
+        }
+    }
+}
+
 /// Runs all tests. True: some passed, and none failed.
 fn test(
     common: &Common,
     kernels: &[Kernel],
     filter: Option<&str>,
     host_tests: Option<&Path>,
+    sign_file: Option<&Path>,
     logs: &Path,
 ) -> anyhow::Result<bool> {
     // Asked before anything boots, so that a filter that means host tests only
     // costs no boot.
-    let names = guest_tests(&common.guest)?;
-    let wanted = names
-        .iter()
-        .filter(|name| filter.is_none_or(|f| name.contains(f)))
-        .count();
+    let matches = |name: &&str| filter.is_none_or(|f| name.contains(f));
+    let names = guest_tests(&common.guest, &["list"])?;
+    let wanted = names.lines().filter(matches).count();
+    let names = guest_tests(&common.guest, &["list", "--secure-boot"])?;
+    let secure = Secure {
+        sign_file,
+        kernels: KERNELS_REFUSED.into_iter().filter(matches).collect(),
+        in_guest: names.lines().filter(matches).count(),
+    };
     if filter.is_none() {
         ensure!(wanted > 0, "{} has no tests", common.guest.display());
     }
-    std::fs::create_dir_all(logs).with_context(|| format!("cannot make {}", logs.display()))?;
+    fs::create_dir_all(logs).with_context(|| format!("cannot make {}", logs.display()))?;
 
     let mut sum = Sum::default();
     if let Some(directory) = host_tests {
         test_on_the_host(common, &kernels[0], filter, directory, logs, &mut sum)?;
     }
-    if wanted == 0 && sum.counts().total() == 0 {
+    if wanted + secure.wanted() + sum.counts().total() == 0 {
         bail!(
             "no test's name contains `{}`; `guest list` and `cargo test -- --list` print the names",
             filter.unwrap_or_default()
         );
     }
-    for kernel in kernels {
+    for (index, kernel) in kernels.iter().enumerate() {
         if wanted == 0 {
             display::step(
                 &kernel.name,
                 "not booted: none of its tests has such a name",
             );
-            continue;
+        } else {
+            test_in_a_guest(common, kernel, filter, logs, &mut sum)?;
         }
-        test_in_a_guest(common, kernel, filter, logs, &mut sum)?;
+        if index == 0 && secure.wanted() > 0 {
+            if let Err(e) = test_with_secure_boot(common, kernel, &secure, filter, logs, &mut sum) {
+                println!("{SECURE:<6} FAILED {e:#}");
+                sum.add(SECURE, &[], [format!("{e:#}")].into_iter());
+            }
+        }
     }
     sum.print();
     Ok(sum.counts().failed == 0 && sum.counts().passed > 0)
@@ -426,6 +481,9 @@ fn test_in_a_guest(
     sum: &mut Sum,
 ) -> anyhow::Result<()> {
     let mut arguments = vec!["test"];
+    if common.secure_boot.is_some() {
+        arguments.push("--secure-boot");
+    }
     if let Some(filter) = filter {
         arguments.extend(["--filter", filter]);
     }
@@ -450,6 +508,71 @@ fn test_in_a_guest(
     );
     let faults = judgement.faults.iter().map(Fault::to_string);
     sum.add(place, &judgement.results, faults);
+    Ok(())
+}
+
+/// Runs the tests with Secure Boot.
+fn test_with_secure_boot(
+    common: &Common,
+    kernel: &Kernel,
+    secure: &Secure<'_>,
+    filter: Option<&str>,
+    logs: &Path,
+    sum: &mut Sum,
+) -> anyhow::Result<()> {
+    let sign_file = secure.sign_file.context("nothing to sign modules with")?;
+    let signed = Signed::new(&kernel.image, &kernel.module, sign_file)?;
+    let trusting = |kernels| Common {
+        secure_boot: Some(signed.firmware(kernels)),
+        files: Some(signed.files()),
+        ..common.clone()
+    };
+    let kernel = Kernel {
+        name: SECURE.into(),
+        image: kernel.image.clone(),
+        module: signed.module(),
+    };
+    let untrusted = Kernel {
+        name: format!("{SECURE}-untrusted"),
+        ..kernel.clone()
+    };
+    let changed = Kernel {
+        name: format!("{SECURE}-changed"),
+        image: signed.changed_kernel(),
+        ..kernel.clone()
+    };
+    for (name, kernel, trusts) in [
+        (KERNELS_REFUSED[0], &untrusted, Trusts::ModulesOnly),
+        (KERNELS_REFUSED[1], &changed, Trusts::Kernels),
+    ] {
+        if !secure.kernels.contains(&name) {
+            continue;
+        }
+        let begun = Instant::now();
+        let limit = common.limit_for(kernel);
+        // If it starts after all, that is seen soon.
+        let arguments = ["selftest", "pass"];
+        let (record, logs) = run(&trusting(trusts), kernel, &arguments, limit, logs, &mut ())?;
+        let refused = secure_boot::refused(&record);
+        let outcome = match refused {
+            Ok(()) => Outcome::Passed,
+            Err(_) => Outcome::Failed,
+        };
+        display::result(SECURE, name, &outcome, begun.elapsed());
+        if let Err(why) = refused {
+            display::diagnostic(&why.to_string());
+            display::tail("the console", &logs.console, 20);
+        }
+        let result = Reported {
+            name: name.into(),
+            outcome,
+            diagnostics: vec![],
+        };
+        sum.add(SECURE, &[result], [].into_iter());
+    }
+    if secure.in_guest > 0 {
+        test_in_a_guest(&trusting(Trusts::Kernels), &kernel, filter, logs, sum)?;
+    }
     Ok(())
 }
 
@@ -599,6 +722,19 @@ fn boot(
     logs: &Path,
     watch: &mut dyn Watch,
 ) -> anyhow::Result<(Judgement, Logs)> {
+    let (record, logs) = run(common, kernel, arguments, limit, logs, watch)?;
+    Ok((verdict::judge(&record), logs))
+}
+
+/// Runs one machine with the module.
+fn run(
+    common: &Common,
+    kernel: &Kernel,
+    arguments: &[&str],
+    limit: Duration,
+    logs: &Path,
+    watch: &mut dyn Watch,
+) -> anyhow::Result<(Record, Logs)> {
     let spec = Spec {
         kernel: &kernel.image,
         contents: Contents {
@@ -611,11 +747,11 @@ fn boot(
         accel: accel::choose(common.accel, &kernel.image, &common.guest, logs)?,
         measures: common.measures,
         small: common.small,
+        secure_boot: common.secure_boot.as_ref(),
         limit,
     };
     let logs = Logs::new(logs, &kernel.name)?;
-    let record = machine::run(&spec, &logs, watch)?;
-    Ok((verdict::judge(&record), logs))
+    Ok((machine::run(&spec, &logs, watch)?, logs))
 }
 
 /// Does one step in a machine of its own. True: the step's program said so, and the kernel showed
@@ -684,6 +820,7 @@ fn shell(common: &Common, kernel: &Kernel, busybox: &Path) -> anyhow::Result<boo
         accel: accel::choose(common.accel, &kernel.image, &common.guest, scratch.path())?,
         measures: common.measures,
         small: common.small,
+        secure_boot: None,
         limit: common.limit(12 * 3600),
     };
     println!(
@@ -694,11 +831,11 @@ fn shell(common: &Common, kernel: &Kernel, busybox: &Path) -> anyhow::Result<boo
     Ok(true)
 }
 
-/// The names of the guest's tests, from the guest's own table: its program is
+/// The names of the guest's tests, a line each, from the guest's own table: its program is
 /// static and runs here as well.
-fn guest_tests(guest: &Path) -> anyhow::Result<Vec<String>> {
+fn guest_tests(guest: &Path, arguments: &[&str]) -> anyhow::Result<String> {
     let output = Command::new(guest)
-        .arg("list")
+        .args(arguments)
         .output()
         .with_context(|| format!("cannot run {}", guest.display()))?;
     ensure!(
@@ -707,6 +844,5 @@ fn guest_tests(guest: &Path) -> anyhow::Result<Vec<String>> {
         guest.display(),
         output.status
     );
-    let names = String::from_utf8(output.stdout).context("the names of the tests")?;
-    Ok(names.lines().map(str::to_owned).collect())
+    String::from_utf8(output.stdout).context("the names of the tests")
 }

@@ -11,6 +11,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::secure_boot;
 use crate::tap;
 use crate::tap::Counts;
 use crate::tap::Line;
@@ -230,6 +231,8 @@ const FATAL: &[&str] = &[
     "self-detected stall",
     "detected stalls",
     "detected expedited stalls",
+    // Of the firmware, and no kernel follows.
+    secure_boot::NOTHING_STARTS,
 ];
 
 /// Lines of the console that must not be there. The guest searches the kernel
@@ -414,6 +417,7 @@ mod unit {
         assert!(is_fatal(
             "watchdog: BUG: soft lockup - CPU#1 stuck for 22s!"
         ));
+        assert!(is_fatal("BdsDxe: No bootable option or device was found."));
         assert!(!is_fatal("WARNING: CPU: 0 PID: 1"));
     }
 }

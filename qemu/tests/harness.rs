@@ -58,6 +58,7 @@ fn selftest_with(kind: &str, limit: Duration, files: Option<&Path>) -> Judgement
         accel,
         measures: false,
         small: false,
+        secure_boot: None,
         limit,
     };
     let record = machine::run(

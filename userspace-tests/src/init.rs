@@ -125,14 +125,18 @@ fn run(mode: Mode) -> anyhow::Result<()> {
     }
 
     match mode {
-        Mode::Test { filter, .. } => {
+        Mode::Test {
+            filter,
+            secure_boot,
+            ..
+        } => {
             let module = module_for_tests(&mut report, &mut log)?;
             if module {
                 run_tests(
                     &mut report,
                     &mut log,
                     Sweep::All,
-                    tests::in_order(),
+                    tests::wanted(secure_boot),
                     filter.as_deref(),
                 )?;
             }

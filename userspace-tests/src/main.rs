@@ -70,6 +70,9 @@ enum Mode {
         /// setting up, no module loaded or removed, no power-off.
         #[arg(long)]
         here: bool,
+        /// The tests of signed modules instead, in a machine with Secure Boot.
+        #[arg(long, conflicts_with = "here")]
+        secure_boot: bool,
         /// The seed of random runs: of pin_model, one run with it and no other.
         #[arg(long)]
         seed: Option<u64>,
@@ -87,7 +90,11 @@ enum Mode {
         minutes: u64,
     },
     /// Print the names of the tests.
-    List,
+    List {
+        /// Of those for a machine with Secure Boot.
+        #[arg(long)]
+        secure_boot: bool,
+    },
     /// Print the ids of driver/ABI.md, each with a test that stands for it.
     Abi,
     /// Run one test and report it: how the 64-bit program starts the i386 tests.
@@ -151,8 +158,8 @@ fn main() -> ExitCode {
         let _ = tests::pin_model::SEED.set(seed);
     }
     match mode {
-        Mode::List => {
-            for test in tests::in_order() {
+        Mode::List { secure_boot } => {
+            for test in tests::wanted(secure_boot) {
                 println!("{}", test.name);
             }
             ExitCode::SUCCESS

@@ -42,6 +42,7 @@ mod races;
 mod read;
 pub mod reclaim;
 mod remap;
+mod secure_boot;
 mod seen;
 mod sharing;
 mod states;
@@ -122,7 +123,16 @@ pub const ABI: &[&[Test]] = &[
     userfaultfd::TESTS,
 ];
 
-/// Everything that is to run: the i386 tests come after the others, and what
+/// What is to run: [`in_order`], or the tests for a machine with Secure Boot.
+pub fn wanted(secure_boot: bool) -> Box<dyn Iterator<Item = Case>> {
+    if secure_boot {
+        Box::new(secure_boot::TESTS.iter().map(Case::here))
+    } else {
+        Box::new(in_order())
+    }
+}
+
+/// Everything that is to run in other machines: the i386 tests come after the others, and what
 /// reloads the module after all.
 pub fn in_order() -> impl Iterator<Item = Case> {
     let (first, last) = ALL.split_at(ALL.len() - 2);

@@ -320,7 +320,7 @@ fn refused(parameters: &CStr, why: &str) -> anyhow::Result<()> {
 }
 
 /// Runs `body` with the module not loaded, and leaves it loaded without parameters.
-fn without(body: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+pub fn without(body: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
     unload_soon()?;
     let result = body();
     match load(c"") {
