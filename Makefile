@@ -4,7 +4,7 @@
 
 # Given on the command line or in the environment, they reach the scripts there.
 
-.PHONY: help run test bench soak fuzz system-test deb install uninstall check shell modules paths client fmt update root-shell clean distclean
+.PHONY: help run test matrix bench soak fuzz system-test deb install uninstall check shell modules paths client fmt update root-shell clean distclean
 .SILENT:
 
 help: ## This list
@@ -15,16 +15,18 @@ help: ## This list
 	sed -nE 's/^#= ([^ ]+) +(.*)/  \1\t\2/p' Makefile | expand -t 22
 
 #= KERNEL=            stock or debug; if not given, test: both (and qemu/'s own tests), soak and fuzz:
-#=                    debug, others: stock
+#=                    debug, matrix: all that Debian has, others: stock. stock:forky is that of another
+#=                    suite, stock:trixie-backports:7.2 one of an older series
 #= EXAMPLE=             run: a program of client/examples/; without a name, a list of them
-#= TEST=              test: only what has this in its name
+#= TEST=              test, matrix: only what has this in its name
 #= MINUTES=           soak, fuzz: how long, 60 and 10 if not given
 #= SEED=              fuzz: the first sequence of calls
 #= CALLS=             fuzz: that sequence only, up to this call
 #= COMPARE=           bench: results of an older run; fails if something costs over 10 % more
-#= JSON=              bench: a file that gets the results as well
-#= RECORD=1           bench: put the results into docs/bench.json, the README and its picture
-#= TIMEOUT=           run, test, bench, soak, fuzz, shell: seconds that one machine may take
+#= JSON=              bench, matrix: a file that gets the results as well
+#= RECORD=1           bench: put the results into docs/bench.json, the README and its picture;
+#=                    matrix: into docs/kernels.json and the README
+#= TIMEOUT=           run, test, matrix, bench, soak, fuzz, shell: seconds that one machine may take
 #= ASHMEM_CACHE=      where roots, sources, kernels and objects are kept
 #= MIRROR=            a Debian mirror, if not the one of this machine's apt
 #= ALLOW_OUTDATED=1   take a mirror whose index has passed its date
@@ -37,6 +39,9 @@ run: ## Load the driver into Debian's own kernel in QEMU and show what it is goo
 
 test: ## Run all tests: on the host, in the stock kernel and in the debug kernel
 	scripts/run test
+
+matrix: ## Run the guest's tests in every kernel 7.x of trixie-backports, forky and sid
+	scripts/matrix
 
 bench: ## Count the instructions of what is done to memory: this driver's, a memfd's, others'
 	scripts/run bench

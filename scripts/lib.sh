@@ -38,7 +38,7 @@ hash_of_tree() {
 
 hash_of_text() { sha256sum <<<"$1" | cut -c1-12; }
 
-ROOT=$CACHE/root-$(hash_of "$SCRIPTS/root.packages" "$SCRIPTS/root")
+ROOT=$CACHE/root-$(hash_of "$SCRIPTS/kernel.packages" "$SCRIPTS/root.packages" "$SCRIPTS/root")
 
 # Messages. --------------------------------------------------------------------
 
@@ -53,6 +53,8 @@ fail() {
 }
 
 # Steps. -----------------------------------------------------------------------
+
+PASSED_OVER=77
 
 # step NAME TEXT COMMAND [ARG...]: runs the command with its output in a log
 # file, between two lines that say what is done and how long it took. Of a log
@@ -73,6 +75,12 @@ step() {
     case $status in
     0) say "$name: done in $((EPOCHSECONDS - begin)) s" ;;
     130 | 143) exit "$status" ;;
+    # A kernel for which the module cannot be built, as packaging/kernel-tree has it. The last line
+    # says why, here and at last.
+    "$PASSED_OVER")
+        tail -n 1 "$log" >&2
+        exit "$status"
+        ;;
     *)
         tail -n "${TAIL:-30}" "$log" >&2
         if grep -qE 'Release file .* (expired|is not valid)' "$log"; then
@@ -163,7 +171,7 @@ contain() {
         kill -0 "$inside" 2>/dev/null || break
     done
     # There, what scripts/enter binds first may have come through to here.
-    [[ $propagation == private ]] || umount --lazy "$ROOT" 2>/dev/null || true
+    [[ $propagation == private ]] || umount --lazy "$CACHE"/root-*/ 2>/dev/null || true
     exit "$status"
 }
 # As process 1 of its namespace a shell gets a signal only if it asked for it.
@@ -174,38 +182,77 @@ fi
 
 # Kernels. ---------------------------------------------------------------------
 
-# use_kernel stock|debug: sets KDIR, KIMG, KMAKE (what `make` needs besides) and
-# RELEASE. Reads the cache only; says no when the kernel was never looked up.
+# A kernel is called stock, stock:SUITE, stock:SUITE:SERIES (stock:trixie-backports:7.2) or debug.
+
+# The suites of Debian that have a kernel 7.x. What is called stock is that of the first.
+SUITES=(trixie-backports forky sid)
+
+# use_source KERNEL: sets SUITE, SERIES_WANTED (if one is), APT, the folder of an apt that knows this
+# suite only, and NEWEST, the file that scripts/source writes; and, once it did, RELEASE, SERIES,
+# VERSION and SOURCE.
+# shellcheck disable=SC2034 # for who sources this
+use_source() {
+    local form='^(debug|stock(:([a-z-]+)(:([0-9]+\.[0-9]+))?)?)$' suites
+    printf -v suites ' %s' "${SUITES[@]}"
+    [[ $1 =~ $form ]] && SUITE=${BASH_REMATCH[3]:-${SUITES[0]}} SERIES_WANTED=${BASH_REMATCH[5]} &&
+        [[ "$suites " == *" $SUITE "* ]] ||
+        fail "KERNEL is '$1'; there are stock, debug, stock:SUITE and stock:SUITE:SERIES, as stock:${SUITES[0]}:7.2, with one of these suites:$suites"
+    APT=$CACHE/apt
+    [[ $SUITE == "${SUITES[0]}" ]] || APT+=-$SUITE
+    NEWEST=$CACHE/kernels/newest
+    [[ $1 == debug ]] || NEWEST+=${1#stock}
+    [[ -r $NEWEST ]] || return 1
+    # shellcheck source=/dev/null
+    . "$NEWEST"
+    SOURCE=$CACHE/kernels/$RELEASE
+}
+
+# use_root KERNEL: as use_source, and sets CC, the compiler that the stock kernel names as its own,
+# and KERNEL_ROOT, where it and its modules are built: Rust takes metadata of its very version only,
+# so that the kernels of another Debian have a root of that Debian's compilers.
+# shellcheck disable=SC2034 # for who sources this
+use_root() {
+    use_source "$1" && [[ -r $SOURCE/config ]] || return 1
+    CC=$(sed -nE 's/^CONFIG_CC_VERSION_TEXT="([^ ]+) .*/\1/p' "$SOURCE/config")
+    KERNEL_ROOT=$ROOT
+    [[ $SUITE == trixie-backports ]] ||
+        KERNEL_ROOT=$CACHE/root-$SUITE-$(hash_of_text "$CC $(hash_of "$SCRIPTS/kernel.packages" "$SCRIPTS/root")")
+}
+
+# use_kernel KERNEL: as use_root, and sets KDIR, KIMG and KMAKE (what `make` needs besides). Reads
+# the cache only; says no when the kernel was never looked up.
 # shellcheck disable=SC2034 # for who sources this
 use_kernel() {
-    local recipe=$SCRIPTS/inside/kernel-$1 tools=$ROOT.tools
-    [[ $1 == stock || $1 == debug ]] || fail "KERNEL is '$1'; there are stock and debug"
-    # Written by scripts/source: RELEASE, SERIES, VERSION.
-    [[ -r $CACHE/kernels/newest && -r $tools ]] || return 1
-    # shellcheck source=/dev/null
-    . "$CACHE/kernels/newest"
-    SOURCE=$CACHE/kernels/$RELEASE
+    local recipes=("$SCRIPTS/inside/kernel-${1%%:*}") tools
+    use_root "$1" || return 1
+    tools=$KERNEL_ROOT.tools
+    [[ -r $tools ]] || return 1
     case $1 in
-    stock)
-        KDIR=$CACHE/kernels/stock-$RELEASE-$(hash_of "$recipe" "$tools")
+    stock*)
+        recipes+=("$TREE/packaging/kernel-tree")
+        KDIR=$CACHE/kernels/stock-$RELEASE-$(hash_of "${recipes[@]}" "$tools")
         KIMG=$SOURCE/vmlinuz
-        KMAKE=(CC=x86_64-linux-gnu-gcc-14 HOSTCC=gcc-14 LOCALVERSION= "KERNELRELEASE=$RELEASE")
+        KMAKE=("CC=$CC" "HOSTCC=${CC#x86_64-linux-gnu-}" LOCALVERSION= "KERNELRELEASE=$RELEASE")
         ;;
     debug)
-        KDIR=$CACHE/kernels/debug-$RELEASE-$(hash_of "$recipe" "$tools" "$TREE/qemu/debug.config")
+        recipes+=("$tools" "$TREE/qemu/debug.config")
+        KDIR=$CACHE/kernels/debug-$RELEASE-$(hash_of "${recipes[@]}")
         KIMG=$KDIR/arch/x86/boot/bzImage
         KMAKE=(LLVM=1 LOCALVERSION=)
         ;;
     esac
 }
 
-# use_module stock|debug: as use_kernel, and sets KO.
+# use_module KERNEL: as use_kernel, and sets KO.
 # shellcheck disable=SC2034 # for who sources this
 use_module() {
     use_kernel "$1" || return 1
     MODULE=$CACHE/modules/${KDIR##*/}-$(hash_of_tree driver Kbuild)
     KO=$MODULE/ashmem.ko
 }
+
+# What steps, logs and the runner call a kernel: it becomes a file's name.
+name_of() { printf '%s\n' "${1//:/-}"; }
 
 # Programs. --------------------------------------------------------------------
 
