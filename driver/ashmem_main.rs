@@ -64,7 +64,8 @@ use glue::{
     shrinker::{
         OomRegistration,
         Registration as ShrinkerRegistration, //
-    }, //
+    },
+    Parameters, //
 };
 use reclaim::{
     Reclaim,
@@ -85,20 +86,6 @@ module! {
     description: "Android shared memory: named, and purgeable where it is unpinned",
     license: "GPL",
     alias: ["ashmem_linux"],
-    params: {
-        max_pages: usize {
-            default: 0,
-            description: "Pages that all regions together may have (0: half of RAM)",
-        },
-        max_order: u32 {
-            default: 4,
-            description: "Largest folio at sequential access, as a power of two of pages, 0 to 8",
-        },
-        strict_unpin: bool {
-            default: false,
-            description: "UNPIN needs write permission in the protection mask",
-        },
-    },
 }
 
 /// Of the node.
@@ -128,16 +115,20 @@ impl kernel::InPlaceModule for Ashmem {
                 );
                 return Err(EBUSY);
             }
-            let max_order = module_parameters::max_order.value();
+            let Parameters {
+                max_pages,
+                max_order,
+                strict_unpin,
+                huge,
+            } = Parameters::given();
             if max_order > MAX_ORDER {
                 pr_err!("max_order: {max_order} is more than {MAX_ORDER}\n");
                 return Err(EINVAL);
             }
-            let huge = glue::huge_parameter();
             let huge = Huge::parse(huge.to_bytes()).inspect_err(|_| {
                 pr_err!("huge: there are never, advise and always\n");
             })?;
-            let max_pages = match module_parameters::max_pages.value() {
+            let max_pages = match max_pages {
                 0 => glue::total_ram_pages() / 2,
                 pages => pages,
             };
@@ -154,7 +145,7 @@ impl kernel::InPlaceModule for Ashmem {
                     mount: Mount::pin()?,
                     lru: lru.ok_or(EINVAL)?,
                     max_pages,
-                    strict_unpin: module_parameters::strict_unpin.value(),
+                    strict_unpin,
                     max_order: max_order.min(MAX_FOLIO_ORDER),
                     huge,
                 },

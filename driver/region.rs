@@ -25,7 +25,8 @@ use crate::{
             Reservation, //
         },
         read_implies_exec,
-        total_ram_pages, //
+        total_ram_pages,
+        versions::smp_mb, //
     },
     lru::{
         Key,
@@ -83,11 +84,9 @@ use kernel::{
         atomic::{
             Acquire,
             Atomic,
-            Full,
             Relaxed,
             Release, //
         },
-        barrier::smp_mb,
         Arc,
         ArcBorrow,
         CondVar,
@@ -637,7 +636,7 @@ impl Region {
     /// To be called with `pins` locked, before it looks at which pages are resident: see `watched`.
     fn watch(&self) {
         self.watched.store(1, Relaxed);
-        smp_mb(Full);
+        smp_mb();
     }
 
     /// Whether all of `pages` are pinned.
@@ -782,7 +781,7 @@ impl Region {
 
         // Under the folio lock, as every change of residency.
         block.set_resident(pages);
-        smp_mb(Full);
+        smp_mb();
         if self.watched.load(Relaxed) != 0 {
             self.pins.lock().inserted(&self.blocks, pages);
         }

@@ -7,6 +7,7 @@
 //!
 //! C header: [`include/linux/miscdevice.h`](srctree/include/linux/miscdevice.h)
 
+use super::versions::this_module;
 use core::marker::PhantomData;
 use kernel::{
     bindings,
@@ -175,6 +176,7 @@ impl<T: Device> Adapter<T> {
     const FOPS: bindings::file_operations = {
         let misc = MiscDeviceOptions { name: c"" }.into_raw::<Self>();
         bindings::file_operations {
+            owner: this_module(),
             llseek: Some(Self::llseek),
             // `filemap_splice_read` would look into the page cache of the device node.
             splice_read: Some(bindings::copy_splice_read),

@@ -430,15 +430,22 @@ void ashmem_wait_until(struct wait_queue_head *queue, const unsigned long *now,
 			   ticks);
 }
 
-/* The module macro of the kernel crate has no parameters that are text. */
-static char huge[16] = "advise";
-module_param_string(huge, huge, sizeof(huge), 0444);
-MODULE_PARM_DESC(huge, "Huge pages: advise (where MADV_HUGEPAGE asks for them), always or never");
+/* See versions.rs for why they are not in the kernel crate's module macro. */
+unsigned long ashmem_max_pages;
+module_param_named(max_pages, ashmem_max_pages, ulong, 0444);
+MODULE_PARM_DESC(max_pages, "Pages that all regions together may have (0: half of RAM)");
 
-const char *ashmem_huge(void)
-{
-	return huge;
-}
+unsigned int ashmem_max_order = 4;
+module_param_named(max_order, ashmem_max_order, uint, 0444);
+MODULE_PARM_DESC(max_order, "Largest folio at sequential access, as a power of two of pages, 0 to 8");
+
+bool ashmem_strict_unpin;
+module_param_named(strict_unpin, ashmem_strict_unpin, bool, 0444);
+MODULE_PARM_DESC(strict_unpin, "UNPIN needs write permission in the protection mask");
+
+char ashmem_huge[16] = "advise";
+module_param_string(huge, ashmem_huge, sizeof(ashmem_huge), 0444);
+MODULE_PARM_DESC(huge, "Huge pages: advise (where MADV_HUGEPAGE asks for them), always or never");
 
 #if IS_BUILTIN(CONFIG_KUNIT)
 void ashmem_folio_get(struct folio *folio)

@@ -85,7 +85,10 @@ void ashmem_init_waitqueue_head(struct wait_queue_head *queue);
 void ashmem_wake_up_all(struct wait_queue_head *queue);
 void ashmem_wait_until(struct wait_queue_head *queue, const unsigned long *now,
 		       unsigned long then, long ticks);
-const char *ashmem_huge(void);
+extern unsigned long ashmem_max_pages;
+extern unsigned int ashmem_max_order;
+extern bool ashmem_strict_unpin;
+extern char ashmem_huge[16];
 
 #if IS_BUILTIN(CONFIG_KUNIT)
 void ashmem_folio_get(struct folio *folio);

@@ -13,6 +13,7 @@ pub(crate) mod pseudo_file;
 pub(crate) mod shrinker;
 #[cfg(CONFIG_KUNIT = "y")]
 pub(crate) mod tests;
+pub(crate) mod versions;
 pub(crate) mod vm;
 pub(crate) mod worker;
 
@@ -73,10 +74,27 @@ pub(crate) const GET_UNMAPPED_AREA: Option<
     }
 };
 
-/// The module's parameter `huge`, as it was given.
-pub(crate) fn huge_parameter() -> &'static CStr {
-    // SAFETY: It is a C string that does not change once the module is loaded.
-    unsafe { CStr::from_char_ptr(bindings::ashmem_huge()) }
+/// The module's parameters, as they were given.
+pub(crate) struct Parameters {
+    pub(crate) max_pages: usize,
+    pub(crate) max_order: u32,
+    pub(crate) strict_unpin: bool,
+    pub(crate) huge: &'static CStr,
+}
+
+impl Parameters {
+    pub(crate) fn given() -> Self {
+        Self {
+            // SAFETY: It is a number that does not change once the module is loaded.
+            max_pages: unsafe { bindings::ashmem_max_pages },
+            // SAFETY: As above.
+            max_order: unsafe { bindings::ashmem_max_order },
+            // SAFETY: As above.
+            strict_unpin: unsafe { bindings::ashmem_strict_unpin },
+            // SAFETY: It is a C string that does not change once the module is loaded.
+            huge: unsafe { CStr::from_char_ptr((&raw const bindings::ashmem_huge).cast()) },
+        }
+    }
 }
 
 /// Whether the current task is a kswapd.

@@ -20,7 +20,8 @@ use super::{
     shrinker::{
         Pressure,
         ShrinkerId, //
-    }, //
+    },
+    versions::init_at, //
 };
 use core::{
     ops::Deref,
@@ -235,7 +236,7 @@ impl<T: CgroupObject> PerCgroup<T> {
         // SAFETY: As above.
         unsafe { (&raw mut (*at).owner).write(self.clone()) };
         // SAFETY: As above; slab memory does not move.
-        unsafe { pin_init::raw_init(&raw mut (*at).value, T::new()) };
+        unsafe { init_at(&raw mut (*at).value, T::new()) };
         // INVARIANT: It is initialised, with one reference.
         Ok(CgroupRef(inner))
     }

@@ -13,6 +13,10 @@
 use super::{
     bindings as inline,
     folio::Mapping,
+    versions::{
+        eopnotsupp,
+        this_module, //
+    },
     vm::{
         Vm,
         VmOperations, //
@@ -37,7 +41,6 @@ use kernel::{
     },
     fs::File,
     mm::virt::VmaNew,
-    module::this_module,
     prelude::*,
     str::as_char_ptr_in_const_context,
     sync::{
@@ -134,7 +137,7 @@ impl<T: PseudoFileOperations> PseudoFile<T> {
 
         // SAFETY: We run in this module on behalf of an open file of it, so that there is a
         // reference already, as `__module_get` demands. `evict_inode` gives this one back.
-        unsafe { bindings::__module_get(this_module::<crate::LocalModule>().as_ptr()) };
+        unsafe { bindings::__module_get(this_module()) };
 
         // SAFETY: Nobody else knows the inode yet. It stays `S_ANON_INODE`, which keeps khugepaged
         // away from its folios; `S_IFREG` is what `generic_error_remove_folio`, `fallocate` and
@@ -258,7 +261,7 @@ impl<T: PseudoFileOperations> PseudoFile<T> {
     ) -> c_long {
         from_result(|| {
             if mode != inline::ASHMEM_PUNCH_HOLE {
-                return Err(EOPNOTSUPP);
+                return Err(eopnotsupp());
             }
             let start = usize::try_from(offset)?;
             let end = usize::try_from(offset.checked_add(len).ok_or(EFBIG)?)?;
@@ -376,7 +379,7 @@ unsafe extern "C" fn evict_inode(inode: *mut bindings::inode) {
         // SAFETY: `PseudoFile::new` took it. This function returns before the module goes: who held
         // the inode has the mount still, or the superblock waits for it (`generic_shutdown_super`), and the
         // module's end waits for both.
-        unsafe { bindings::module_put(this_module::<crate::LocalModule>().as_ptr()) };
+        unsafe { bindings::module_put(this_module()) };
     }
 }
 

@@ -17,7 +17,8 @@ use super::{
         mapping,
         object,
         PseudoFileOperations, //
-    }, //
+    },
+    versions::VM_MAYSHARE, //
 };
 use core::{
     marker::PhantomData,
@@ -170,7 +171,7 @@ impl Fault<'_> {
     /// Whether the mapping is a private one.
     pub(crate) fn is_private(&self) -> bool {
         // `VM_MAYSHARE`, not `VM_SHARED`: shared mappings of read-only descriptors lack that.
-        self.vm_flags() & flags::MAYSHARE == 0
+        self.vm_flags() & VM_MAYSHARE == 0
     }
 
     /// Whether the page will be copied into the process and only read here: a write to a private
