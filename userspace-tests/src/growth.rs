@@ -76,9 +76,10 @@ pub struct Model {
     sequential: bool,
 }
 
-/// A mapping of all of it, and which of its pages are in the page table.
+/// A mapping of all of it, which of its page tables there are, and which of its pages are in them.
 pub struct ModelMapping {
     base: usize,
+    tables: Vec<bool>,
     mapped: Vec<bool>,
 }
 
@@ -99,11 +100,14 @@ impl Model {
         self
     }
 
-    /// A mapping that begins at page `base` of the address space.
+    /// A mapping that begins at page `base` of the address space, where nothing else has made a page
+    /// table.
     pub fn map(&self, base: usize) -> ModelMapping {
+        let pages = self.folios.len();
         ModelMapping {
             base,
-            mapped: vec![false; self.folios.len()],
+            tables: vec![false; (base + pages).div_ceil(TABLE) - base / TABLE],
+            mapped: vec![false; pages],
         }
     }
 
@@ -138,11 +142,19 @@ impl Model {
                 self.handle(map, page, &mut step);
                 continue;
             }
-            for near in around {
-                if let Some(folio) = self.whole(map, near) {
-                    map.mapped[folio].fill(true);
-                } else {
-                    map.mapped[near] |= self.folios[near].is_some();
+            // See `filemap_map_pages` in mm/filemap.c: of a folio at which the file ends it maps what is
+            // around, not all, and where that is the first one, it makes no page table.
+            let ends = |folio: &Range<usize>| folio.end == self.folios.len();
+            let first = around.clone().find_map(|near| self.folios[near].as_ref());
+            if first.is_some_and(|folio| !ends(folio)) {
+                *map.has_table(page) = true;
+            }
+            if *map.has_table(page) {
+                for near in around {
+                    match self.whole(map, near) {
+                        Some(folio) if !ends(&folio) => map.mapped[folio].fill(true),
+                        _ => map.mapped[near] |= self.folios[near].is_some(),
+                    }
                 }
             }
             if map.mapped[page] {
@@ -179,6 +191,7 @@ impl Model {
     fn handle(&mut self, map: &mut ModelMapping, page: usize, step: &mut Step) {
         step.faults += 1;
         step.minor += 1;
+        *map.has_table(page) = true;
         if self.folios[page].is_none() {
             let resident = |page: usize| self.folios.get(page).is_some_and(Option::is_some);
             let table = map.table(page);
@@ -205,9 +218,14 @@ impl Model {
 }
 
 impl ModelMapping {
-    /// Nothing of it is in the page table any more.
+    /// Nothing of it is in its page tables any more, which stay.
     pub fn forget(&mut self) {
         self.mapped.fill(false);
+    }
+
+    /// Whether there is a page table for `page`.
+    fn has_table(&mut self, page: usize) -> &mut bool {
+        &mut self.tables[(self.base + page) / TABLE - self.base / TABLE]
     }
 
     /// Its pages that the page table of `page` maps.

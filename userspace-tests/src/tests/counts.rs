@@ -31,6 +31,7 @@ use nix::sys::resource::getrusage;
 use crate::growth::Model;
 use crate::growth::ModelMapping;
 pub use crate::growth::Step;
+use crate::growth::TABLE as IN_TABLE;
 use crate::harness::tests;
 use crate::region::Mapping;
 use crate::region::PAGE;
@@ -49,6 +50,7 @@ tests! {
     touching_again_is_free,
     second_mapping_written_allocates_nothing,
     second_mapping_read_is_mapped_around,
+    reads_are_as_modelled_wherever_a_mapping_lies,
     refault_after_purge_allocates_anew,
     dontneed_keeps_the_pages,
     forked_child_allocates_nothing,
@@ -97,6 +99,16 @@ fn window() -> anyhow::Result<usize> {
 /// The model of a region of so many pages.
 fn model(pages: usize) -> anyhow::Result<Model> {
     Ok(Model::new(pages, max_order(), window()?))
+}
+
+/// Maps the first pages of a region from page `at` of a page table on, and gives which pages they are of what
+/// is returned: that goes further at both ends, so that nobody else has made these tables.
+fn apart(region: &Region, pages: usize, at: usize) -> anyhow::Result<(Mapping, Range<usize>)> {
+    let tables = (at + pages).div_ceil(IN_TABLE) + 1;
+    let place = Mapping::reserve(tables * IN_TABLE)?;
+    let first = at + (place.base() / PAGE).next_multiple_of(IN_TABLE) - place.base() / PAGE;
+    region.map_onto(&place, first, 0..pages, MapFlags::MAP_FIXED)?;
+    Ok((place, first..first + pages))
 }
 
 /// The model of a mapping of it.
@@ -355,15 +367,44 @@ fn second_mapping_read_is_mapped_around() -> anyhow::Result<()> {
     settle()?;
     let region = Region::sized(N)?;
     let first = region.map(N)?;
-    let second = region.map(N)?;
+    let (second, pages) = apart(&region, N, 0)?;
     let mut model = model(N)?;
     model.write(&mut modelled(&model, &first), 0..N);
     first.write_pages(0..N);
-    let expected = model.read(&mut modelled(&model, &second), 0..N);
+    let mut modelled = model.map(second.base() / PAGE + pages.start);
+    let expected = model.read(&mut modelled, 0..N);
     let mut sum = 0;
-    let step = watch(&region, || sum = second.read_pages(0..N))?;
-    SECOND_READ.check(step, expected, &second, 0..N)?;
+    let step = watch(&region, || sum = second.read_pages(pages.clone()))?;
+    SECOND_READ.check(step, expected, &second, pages)?;
     ensure!(sum == N, "the second mapping shows something else");
+    Ok(())
+}
+
+/// At each place within a window, and at some where a page table ends within the mapping; without page
+/// tables, then with them. A region's last folio the core treats in a way of its own.
+fn reads_are_as_modelled_wherever_a_mapping_lies() -> anyhow::Result<()> {
+    settle()?;
+    for pages in [1, 16, N] {
+        let region = Region::sized(pages)?;
+        let first = region.map(pages)?;
+        let mut model = model(pages)?;
+        model.write(&mut modelled(&model, &first), 0..pages);
+        first.write_pages(0..pages);
+        for at in (0..window()?).chain((IN_TABLE - pages..IN_TABLE).step_by(3)) {
+            let (map, range) = apart(&region, pages, at)?;
+            let mut modelled = model.map(map.base() / PAGE + range.start);
+            for tables in [false, true] {
+                let what = format!("{pages} pages at page {at}, tables: {tables}");
+                let expected = model.read(&mut modelled, 0..pages);
+                let step = watch(&region, || {
+                    map.read_pages(range.clone());
+                })?;
+                expect(&what, step, expected)?;
+                map.advise(range.clone(), libc::MADV_DONTNEED)?;
+                modelled.forget();
+            }
+        }
+    }
     Ok(())
 }
 
