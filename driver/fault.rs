@@ -57,7 +57,7 @@ fn found(region: &Region, fault: &Fault<'_>) -> Option<Outcome> {
     if folio.folio().is_poisoned() {
         return Some(Outcome::Poisoned);
     }
-    if folio.folio().nr_pages() == 1 << HUGE_ORDER && fault.fits_huge() && fault.has_no_table() {
+    if folio.folio().nr_pages() == 1 << HUGE_ORDER && fault.maps_huge() {
         region.counters.huge_faults.add(1);
     }
     Some(Outcome::Map(folio))

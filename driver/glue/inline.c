@@ -186,9 +186,9 @@ struct page *ashmem_get_zero_page(void)
 	return page;
 }
 
-bool ashmem_vma_thp_disabled(struct vm_area_struct *vma)
+bool ashmem_vma_thp_disabled(struct vm_area_struct *vma, bool forced_collapse)
 {
-	return vma_thp_disabled(vma, vma->vm_flags, false);
+	return vma_thp_disabled(vma, vma->vm_flags, forced_collapse);
 }
 
 bool ashmem_thp_vma_suitable(struct vm_area_struct *vma, unsigned long addr)

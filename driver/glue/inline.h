@@ -44,7 +44,7 @@ bool ashmem_folio_maybe_dma_pinned(struct folio *folio);
 bool ashmem_folio_contain_hwpoisoned_page(struct folio *folio);
 struct page *ashmem_folio_file_page(struct folio *folio, pgoff_t index);
 struct page *ashmem_get_zero_page(void);
-bool ashmem_vma_thp_disabled(struct vm_area_struct *vma);
+bool ashmem_vma_thp_disabled(struct vm_area_struct *vma, bool forced_collapse);
 bool ashmem_thp_vma_suitable(struct vm_area_struct *vma, unsigned long addr);
 bool ashmem_userfaultfd_armed(struct vm_area_struct *vma);
 bool ashmem_vmf_pmd_none(struct vm_fault *vmf);

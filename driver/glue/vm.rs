@@ -127,7 +127,7 @@ impl Fault<'_> {
     pub(crate) fn wants_single_pages(&self) -> bool {
         // SAFETY: By the type invariants, the VMA is valid and locked.
         unsafe {
-            inline::ashmem_vma_thp_disabled(self.vma())
+            inline::ashmem_vma_thp_disabled(self.vma(), false)
                 || inline::ashmem_userfaultfd_armed(self.vma())
         }
     }
@@ -154,8 +154,17 @@ impl Fault<'_> {
         unsafe { inline::ashmem_thp_vma_suitable(self.vma(), (*self.0).__bindgen_anon_1.address) }
     }
 
+    /// Whether the core will map a huge page, which is in the page cache, at once: see `do_set_pmd` in
+    /// mm/memory.c. It refuses less than [`Self::wants_single_pages`] does.
+    pub(crate) fn maps_huge(&self) -> bool {
+        // SAFETY: By the type invariants, the VMA is valid and locked.
+        let refused = || unsafe { inline::ashmem_vma_thp_disabled(self.vma(), true) };
+
+        self.fits_huge() && self.has_no_table() && !self.is_private_write() && !refused()
+    }
+
     /// Whether there is no page table yet, so that a huge page may be mapped.
-    pub(crate) fn has_no_table(&self) -> bool {
+    fn has_no_table(&self) -> bool {
         // SAFETY: By the type invariants, `vmf` is valid, and so is its pointer to the entry.
         unsafe { inline::ashmem_vmf_pmd_none(self.0) }
     }
@@ -277,7 +286,8 @@ impl<T: PseudoFileOperations> Vm<T> {
         let order = fault.mapping().sound_order(fault.index());
         if (2..=HUGE_ORDER).contains(&order) {
             let folio = object.maps_alone(&fault, order, start..end + 1);
-            // Of one that is in the page table in part, `fault` would map the rest page by page.
+            // Of one that is in the page table in part, `fault` would map the rest page by page; the core maps
+            // what is around at once, and all of it if the file goes on behind it.
             if folio.is_some_and(|folio| fault.are_unmapped(&folio)) {
                 // Nothing is mapped.
                 return 0;

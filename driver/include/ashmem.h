@@ -77,7 +77,7 @@ struct ashmem_counters {
 	__u64 size;
 	__u64 faults; /* runs of the fault handler */
 	__u64 map_faults; /* calls of map_pages that resolved a fault */
-	__u64 huge_faults; /* runs of it for a huge page */
+	__u64 huge_faults; /* runs of it that mapped a huge page */
 	__u64 allocated; /* pages allocated */
 	__u64 purged; /* pages whose memory was freed while unpinned */
 	__u64 resident; /* pages that have memory now */

@@ -62,6 +62,10 @@ tests! {
     long_mappings_are_aligned => "map.huge",
     region_that_ends_within_a_huge_page => "map.grows",
     second_mapping_of_a_huge_page_takes_one_fault,
+    huge_fault_is_one_that_maps_a_huge_page,
+    copy_of_a_page_is_no_huge_fault,
+    no_huge_fault_where_huge_pages_are_refused,
+    no_huge_fault_for_a_process_that_wants_none,
     huge_page_is_unmapped_in_part,
     huge_page_that_was_read_only_is_written_to,
     guard_in_a_huge_page,
@@ -457,7 +461,8 @@ fn remove_of_a_part_of_a_held_folio_leaves_zeros() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Nothing of a folio is in the page table: the handler maps it. A part is: the core maps the rest.
+/// Nothing of a folio is in the page table: the handler maps it. A part is: the core maps the rest of what is
+/// around, which here is all.
 fn folio_is_read_at_once_whoever_maps_it() -> anyhow::Result<()> {
     settle()?;
     let (region, map) = Region::large(1)?;
@@ -628,6 +633,80 @@ fn second_mapping_of_a_huge_page_takes_one_fault() -> anyhow::Result<()> {
         })?;
         ensure!((step.minor, step.allocated) == (1, 0), "{step:?}");
         ensure!(second.smaps()?.pages("FilePmdMapped")? == HUGE);
+    }
+    Ok(())
+}
+
+/// Makes a mapping of a huge folio that is there, and touches a page in its middle: how many faults were
+/// counted as huge ones, and how many pages are mapped at once.
+fn first_touch(
+    region: &Region,
+    flags: MapFlags,
+    advice: libc::c_int,
+    write: bool,
+) -> anyhow::Result<(u64, usize)> {
+    let map = region.map_as(HUGE * PAGE, RW, flags)?;
+    // Else nobody would map it at once.
+    ensure!(map.base() % (HUGE * PAGE) == 0, "{:#x}", map.base());
+    map.advise(0..HUGE, advice)?;
+    let before = region.info()?;
+    if write {
+        map.write(5 * PAGE, 1);
+    } else {
+        map.read(5 * PAGE);
+    }
+    let after = region.info()?;
+    ensure!(after.faults + after.map_faults == before.faults + before.map_faults + 1);
+    let huge = after.huge_faults - before.huge_faults;
+    Ok((huge, map.smaps()?.pages("FilePmdMapped")?))
+}
+
+fn huge_fault_is_one_that_maps_a_huge_page() -> anyhow::Result<()> {
+    let folio = Folio::new(true, &[], Nowhere)?;
+    for (flags, write) in [
+        (MapFlags::MAP_SHARED, true),
+        (MapFlags::MAP_SHARED, false),
+        (MapFlags::MAP_PRIVATE, false),
+    ] {
+        let found = first_touch(&folio.region, flags, libc::MADV_NORMAL, write)?;
+        ensure!(found == (1, HUGE), "{flags:?}, {write}: {found:?}");
+    }
+    Ok(())
+}
+
+fn copy_of_a_page_is_no_huge_fault() -> anyhow::Result<()> {
+    let folio = Folio::new(true, &[], Nowhere)?;
+    let private = MapFlags::MAP_PRIVATE;
+    let found = first_touch(&folio.region, private, libc::MADV_NORMAL, true)?;
+    ensure!(found == (0, 0), "{found:?}");
+    Ok(())
+}
+
+fn no_huge_fault_where_huge_pages_are_refused() -> anyhow::Result<()> {
+    let folio = Folio::new(true, &[], Nowhere)?;
+    let shared = MapFlags::MAP_SHARED;
+    for write in [true, false] {
+        let found = first_touch(&folio.region, shared, libc::MADV_NOHUGEPAGE, write)?;
+        ensure!(found == (0, 0), "{write}: {found:?}");
+    }
+    Ok(())
+}
+
+fn no_huge_fault_for_a_process_that_wants_none() -> anyhow::Result<()> {
+    const PR_THP_DISABLE_EXCEPT_ADVISED: libc::c_ulong = 1 << 1;
+    let folio = Folio::new(true, &[], Nowhere)?;
+    let shared = MapFlags::MAP_SHARED;
+    // With the flag it wants no new ones; those that are there are mapped.
+    for (disable, expected) in [(0, (0, 0)), (PR_THP_DISABLE_EXCEPT_ADVISED, (1, HUGE))] {
+        in_child(|| {
+            // SAFETY: It concerns this process alone.
+            Errno::result(unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, disable, 0, 0) })?;
+            for write in [true, false] {
+                let found = first_touch(&folio.region, shared, libc::MADV_NORMAL, write)?;
+                ensure!(found == expected, "{disable}, {write}: {found:?}");
+            }
+            Ok(())
+        })?;
     }
     Ok(())
 }
