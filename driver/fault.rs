@@ -54,6 +54,9 @@ fn order(region: &Region, fault: &Fault<'_>, near: &Near<'_, BlockArray>) -> u32
 fn found(region: &Region, fault: &Fault<'_>) -> Option<Outcome> {
     let folio = fault.mapping().lock_folio(fault.index())?;
 
+    // Of a folio in which memory has failed the core would map all, so that nobody gets it until it is split.
+    // `memory_failure` marks it before it locks it for that: a fault in between is told that its page has
+    // failed, sound as it may be. To wait could be for ever: not every folio can be split.
     if folio.folio().is_poisoned() {
         return Some(Outcome::Poisoned);
     }
