@@ -116,7 +116,8 @@ bool ashmem_vmf_ptes_none(struct vm_fault *vmf, unsigned long before,
 		       pte_val(ptep_get_lockless(&pte[1])) |
 		       pte_val(ptep_get_lockless(&pte[2])) |
 		       pte_val(ptep_get_lockless(&pte[3]));
-	return !any;
+	/* The bits that do not count are the same in each; mostly there is none. */
+	return !any || pte_none(__pte(any));
 }
 
 void ashmem_folio_put(struct folio *folio)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Functions for what the kernel has as macros and inline functions only, so
- * that Rust can call it. Each is its namesake; nothing is decided here.
+ * that Rust can call it. Each is its namesake, but for a few without one, which
+ * look at what Rust cannot see: what they do is said in inline.c.
  */
 #ifndef ASHMEM_INLINE_H
 #define ASHMEM_INLINE_H
