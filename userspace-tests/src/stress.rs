@@ -28,6 +28,10 @@
 //! and purges as it likes; what it finds in a page must belong there. In the
 //! *wild* pages at the region's end everybody does everything.
 //!
+//! The kernel copies byte by byte. So a stranger may find a *part* of a word, its
+//! first bytes where a copy has come as far, or its last ones where a purge came
+//! in between: one in a page.
+//!
 //! What a thread does follows from the seed; how the threads meet does not.
 
 use std::fmt;
@@ -129,6 +133,8 @@ const UNPINNED: u32 = 1;
 const UNKNOWN: u32 = 2;
 /// In a page's stamp: it was written while the page was unpinned.
 const WRITTEN: u32 = 1 << 31;
+/// How often a page is looked at, a millisecond apart, while there are parts of several words in it.
+const LOOKS: usize = 100;
 
 /// What a group's owner knows of it.
 struct Notes {
@@ -230,13 +236,44 @@ fn word(region: usize, page: usize, at: usize, stamp: u32) -> u64 {
     ((region as u64 + 1) << 56) | ((page as u64) << 40) | ((at as u64) << 31) | u64::from(stamp)
 }
 
-/// Whether the first bytes of a word, which are the lowest, are there, and none of the others. Of a stamp that
-/// is itself cut nothing can be said: fewer than its four bytes begin any word.
-fn is_beginning(found: u64, expected: u64) -> bool {
-    (1..8).any(|bytes| {
-        let first = (1u64 << (8 * bytes)) - 1;
-        found == found & first && (bytes < 4 || found == expected & first)
-    })
+/// The first bytes of a word, so many.
+fn low(bytes: usize) -> u64 {
+    (1 << (8 * bytes)) - 1
+}
+
+/// What is found in the place of a word.
+enum Word {
+    /// It is 0.
+    Zero,
+    /// All of it is there, with this stamp.
+    Whole(u32),
+    /// Its first bytes, which are its lowest, are there, and none of the others.
+    Begun,
+    /// Its last bytes are there, and none of the others.
+    Cut,
+}
+
+impl Word {
+    /// What this is in the place of word `at` of a page, if it belongs there.
+    fn new(region: usize, page: usize, at: usize, found: u64) -> Option<Self> {
+        let stamp = found as u32 & !WRITTEN;
+        let expected = word(region, page, at, stamp);
+        // No byte of a stamp is 0, so that it shows what of it is there.
+        let there = |bytes: Range<usize>| !stamp.to_le_bytes()[bytes].contains(&0);
+        let is_begun = |bytes: usize| found == expected & low(bytes) && there(0..bytes.min(4));
+        let is_cut = |bytes: usize| found == expected & !low(bytes) && there(bytes.min(4)..4);
+        if found == 0 {
+            Some(Self::Zero)
+        } else if found == expected && there(0..4) {
+            Some(Self::Whole(stamp))
+        } else if (1..8).any(is_begun) {
+            Some(Self::Begun)
+        } else if (1..8).any(is_cut) {
+            Some(Self::Cut)
+        } else {
+            None
+        }
+    }
 }
 
 /// What was found in a page.
@@ -250,58 +287,130 @@ struct Seen {
     several: bool,
     /// A zero comes before a stamp.
     rises: bool,
-    /// A word is written in part: the kernel copies byte by byte, and what it copies is for nobody's eyes
-    /// but its owner's until it is done.
-    torn: bool,
+    /// How many words are begun: what a copy does is for nobody's eyes but its owner's until it is done.
+    begun: usize,
+    /// How many words are cut.
+    cut: usize,
 }
 
 impl Seen {
-    /// Reads a page, whose words must belong there.
-    fn new(region: usize, page: usize, words: impl Iterator<Item = u64>) -> anyhow::Result<Self> {
+    /// Reads a page, whose words must belong there. Allocates nothing.
+    fn new(
+        region: usize,
+        page: usize,
+        words: impl Iterator<Item = u64>,
+    ) -> Result<Self, Unexpected> {
         let mut seen = Self::default();
         for (at, found) in words.enumerate() {
-            if found == 0 {
-                seen.zeros += 1;
-                continue;
+            match Word::new(region, page, at, found) {
+                Some(Word::Zero) => seen.zeros += 1,
+                Some(Word::Begun) => seen.begun += 1,
+                Some(Word::Cut) => seen.cut += 1,
+                Some(Word::Whole(stamp)) => {
+                    seen.several |= seen.stamp != 0 && seen.stamp != stamp;
+                    seen.rises |= seen.zeros != 0;
+                    seen.stamp = stamp;
+                }
+                None => {
+                    return Err(Unexpected::Word {
+                        region,
+                        page,
+                        at,
+                        found,
+                    });
+                }
             }
-            let stamp = found as u32 & !WRITTEN;
-            let expected = word(region, page, at, stamp);
-            if found != expected && is_beginning(found, expected) {
-                seen.torn = true;
-                continue;
-            }
-            ensure!(
-                found == expected,
-                "region {region}, page {page}: its word {at} is {found:#x}, of another page"
-            );
-            seen.several |= seen.stamp != 0 && seen.stamp != stamp;
-            seen.rises |= seen.zeros != 0;
-            seen.stamp = stamp;
         }
         Ok(seen)
     }
 
-    fn bytes(region: usize, page: usize, bytes: &[u8]) -> anyhow::Result<Self> {
+    fn bytes(region: usize, page: usize, bytes: &[u8]) -> Result<Self, Unexpected> {
         let words = bytes.chunks_exact(8);
         let word = |bytes: &[u8]| u64::from_ne_bytes(bytes.try_into().expect("eight bytes"));
         Self::new(region, page, words.map(word))
     }
 
+    fn parts(&self) -> usize {
+        self.begun + self.cut
+    }
+
     /// All of it is of this stamp; 0: all is zeros.
     fn is(&self, stamp: u32) -> bool {
         let whole = self.zeros == 0 || self.stamp == 0;
-        whole && !self.several && !self.torn && self.stamp == stamp
+        whole && !self.several && self.parts() == 0 && self.stamp == stamp
     }
 
     /// It may be what a purge left of this stamp while it was read.
     fn is_going(&self, stamp: u32) -> bool {
-        !self.several && !self.rises && !self.torn && [0, stamp].contains(&self.stamp)
+        !self.several && !self.rises && self.parts() == 0 && [0, stamp].contains(&self.stamp)
+    }
+
+    /// It may be what purges left of this stamp while it was written: of a word they cut the last one
+    /// left the end.
+    fn is_left(&self, stamp: u32) -> bool {
+        !self.several && self.begun == 0 && [0, stamp].contains(&self.stamp)
     }
 }
 
+/// What may not be found in a page.
+#[derive(Debug)]
+enum Unexpected {
+    /// A word that does not belong there.
+    Word {
+        region: usize,
+        page: usize,
+        at: usize,
+        found: u64,
+    },
+    /// Parts of so many words, at every look.
+    Parts(usize),
+}
+
+impl fmt::Display for Unexpected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Word {
+                region,
+                page,
+                at,
+                found,
+            } => write!(
+                f,
+                "region {region}, page {page}: its word {at} is {found:#x}, of another page"
+            ),
+            Self::Parts(words) => write!(f, "parts of {words} words, at each of {LOOKS} looks"),
+        }
+    }
+}
+
+impl std::error::Error for Unexpected {}
+
+/// Reads a page until there are parts of one word at most: who reads and who copies may go from word to word
+/// side by side, but not again and again. Allocates nothing.
+fn settled<E: From<Unexpected>>(mut read: impl FnMut() -> Result<Seen, E>) -> Result<Seen, E> {
+    let mut parts = 0;
+    for _ in 0..LOOKS {
+        let seen = read()?;
+        parts = seen.parts();
+        if parts <= 1 {
+            return Ok(seen);
+        }
+        sleep(Duration::from_millis(1));
+    }
+    Err(Unexpected::Parts(parts).into())
+}
+
 /// Reads a page of a mapping of all the region.
-fn look(map: &Mapping, region: usize, page: usize) -> anyhow::Result<Seen> {
-    Seen::new(region, page, map.words(page).map(|word| word.load(Relaxed)))
+fn look(map: &Mapping, region: usize, page: usize) -> Result<Seen, Unexpected> {
+    look_from(map, region, 0, page)
+}
+
+/// Reads a page of a mapping that begins at page `first` of the region.
+fn look_from(map: &Mapping, region: usize, first: usize, page: usize) -> Result<Seen, Unexpected> {
+    settled(|| {
+        let words = map.words(page).map(|word| word.load(Relaxed));
+        Seen::new(region, first + page, words)
+    })
 }
 
 /// What a mapping of a part of a region is of.
@@ -378,8 +487,10 @@ impl<'a> Hand<'a> {
         self.random.below(REGIONS)
     }
 
+    /// One without a byte that is 0.
     fn stamp(&mut self) -> u32 {
-        1 + self.random.below(WRITTEN as usize - 1) as u32
+        let ends = [256, 256, 256, 128];
+        u32::from_le_bytes(ends.map(|end| 1 + self.random.below(end - 1) as u8))
     }
 
     /// Some pages of these, at least one.
@@ -506,7 +617,7 @@ impl<'a> Hand<'a> {
             let seen = look(&self.maps[region], region, page)?;
             let good = match state {
                 PINNED => seen.is(stamp),
-                _ if noted & WRITTEN != 0 => !seen.several && [0, stamp].contains(&seen.stamp),
+                _ if noted & WRITTEN != 0 => seen.is_left(stamp),
                 _ => seen.is_going(stamp),
             };
             ensure!(
@@ -537,7 +648,7 @@ impl<'a> Hand<'a> {
         self.board.groups[region][group]
             .state
             .store(PINNED, Relaxed);
-        // What is torn is no stamp to be kept.
+        // What purges left is no stamp to be kept.
         for page in group * SIZE..(group + 1) * SIZE {
             if self.board.groups[region][group].stamps[page % SIZE].load(Relaxed) & WRITTEN != 0 {
                 self.put(region, group, page..page + 1)?;
@@ -567,9 +678,9 @@ impl<'a> Hand<'a> {
                 continue;
             }
             lost = true;
-            let torn = !seen.several && [0, noted & !WRITTEN].contains(&seen.stamp);
+            let left = noted & WRITTEN != 0 && seen.is_left(noted & !WRITTEN);
             ensure!(
-                seen.is(0) || noted & WRITTEN != 0 && torn,
+                seen.is(0) || left,
                 "page {page}, pinned just now, had the stamp {noted:#x}, found {seen:x?}"
             );
             if seen.is(0) {
@@ -673,8 +784,10 @@ impl<'a> Hand<'a> {
         let fd = &self.regions[region];
         let page = self.random.below(PAGES);
         let mut bytes = vec![0xaa; PAGE];
-        ensure!(pread(fd, &mut bytes, (page * PAGE) as libc::off_t)? == PAGE);
-        Seen::bytes(region, page, &bytes)?;
+        settled(|| -> anyhow::Result<_> {
+            ensure!(pread(fd, &mut bytes, (page * PAGE) as libc::off_t)? == PAGE);
+            Ok(Seen::bytes(region, page, &bytes)?)
+        })?;
         let how = [
             Whence::SeekData,
             Whence::SeekHole,
@@ -737,10 +850,7 @@ impl<'a> Hand<'a> {
             return Ok(());
         };
         let len = part.map.pages();
-        let look = |page: usize| {
-            let words = part.map.words(page).map(|word| word.load(Relaxed));
-            Seen::new(part.region, part.first + page, words)
-        };
+        let look = |page| look_from(&part.map, part.region, part.first, page);
         let page = self.random.below(len);
         look(page)?;
         match self.random.below(7) {
@@ -832,7 +942,11 @@ impl<'a> Hand<'a> {
         let mut bytes = vec![0; 4 * PAGE];
         self.pipe.0.read_exact(&mut bytes)?;
         for (page, bytes) in (first..).zip(bytes.chunks_exact(PAGE)) {
-            Seen::bytes(region, page, bytes).context("in a pipe")?;
+            let seen = Seen::bytes(region, page, bytes).context("in a pipe")?;
+            if seen.parts() > 1 {
+                // It cannot be read again, but the page can.
+                look(&self.maps[region], region, page).context("in a pipe")?;
+            }
         }
         Ok(())
     }
@@ -849,16 +963,19 @@ impl<'a> Hand<'a> {
         }
         let mut bytes = vec![0; PAGE];
         let at = base as usize + page * PAGE;
-        let read = process_vm(libc::process_vm_readv, pid, &mut bytes, at);
-        // It may be another worker by now, with other things at this address.
-        if place.load(Acquire) != base {
-            return Ok(());
-        }
-        match read {
-            Ok(PAGE) => Seen::bytes(0, page, &bytes).context("of another").map(drop),
-            Ok(_) | Err(Errno::ESRCH | Errno::EFAULT | Errno::EPERM) => Ok(()),
-            Err(error) => bail!("process_vm_readv: {error}"),
-        }
+        settled(|| {
+            let read = process_vm(libc::process_vm_readv, pid, &mut bytes, at);
+            // It may be another worker by now, with other things at this address.
+            if place.load(Acquire) != base {
+                return Ok(Seen::default());
+            }
+            match read {
+                Ok(PAGE) => Seen::bytes(0, page, &bytes).context("of another"),
+                Ok(_) | Err(Errno::ESRCH | Errno::EFAULT | Errno::EPERM) => Ok(Seen::default()),
+                Err(error) => bail!("process_vm_readv: {error}"),
+            }
+        })
+        .map(drop)
     }
 
     /// Everything that only asks.
@@ -905,14 +1022,7 @@ impl<'a> Hand<'a> {
         match unsafe { fork() }.context("fork")? {
             ForkResult::Child => {
                 let map = &self.maps[region];
-                let good = (first..first + 20).all(|page| {
-                    map.words(page)
-                        .map(|word| word.load(Relaxed))
-                        .enumerate()
-                        .all(|(at, found)| {
-                            found == 0 || found == word(region, page, at, found as u32 & !WRITTEN)
-                        })
-                });
+                let good = (first..first + 20).all(|page| look(map, region, page).is_ok());
                 let advised = map.advise(0..PAGES, libc::MADV_DONTNEED).is_ok();
                 // SAFETY: It does not come back.
                 unsafe { libc::_exit(if good && advised { 0 } else { 3 }) }
@@ -985,7 +1095,7 @@ impl<'a> Hand<'a> {
                 "PIN of a region of this thread says {purged}, lost are {lost:?}"
             );
         }
-        look(&map, REGIONS, 0)
+        Ok(look(&map, REGIONS, 0)?)
     }
 
     /// What takes pages back, or moves them.
@@ -1383,29 +1493,67 @@ pub fn run(seed: u64, time: Duration) -> anyhow::Result<Done> {
 mod unit {
     use super::*;
 
-    /// What is found in a page whose last word is this, and all others are zeros.
-    fn seen(last: u64) -> anyhow::Result<Seen> {
-        let words = [0; PAGE / 8 - 1].into_iter().chain([last]);
-        Seen::new(2, 319, words)
+    const LAST: usize = PAGE / 8 - 1;
+    const STAMP: u32 = 0x2122_c3c9;
+
+    /// What is found in a page whose last words are these, and all others are zeros.
+    fn seen(last: &[u64]) -> Result<Seen, Unexpected> {
+        let zeros = vec![0; PAGE / 8 - last.len()];
+        settled(|| Seen::new(2, 319, zeros.iter().chain(last).copied()))
     }
 
     #[test]
-    fn word_that_is_being_written_is_no_other_pages() {
-        let whole = word(2, 319, PAGE / 8 - 1, 0x2122_c3c9);
-        assert!(!seen(whole).expect("it belongs there").torn);
+    fn part_of_a_word_is_no_other_pages() {
+        let whole = word(2, 319, LAST, STAMP);
+        assert_eq!(seen(&[whole]).expect("it belongs there").parts(), 0);
         for bytes in 1..8 {
-            let seen = seen(whole & ((1 << (8 * bytes)) - 1)).expect("a part of it");
-            assert!(seen.torn && !seen.is(0) && !seen.is_going(0), "{bytes}");
+            let begun = seen(&[whole & low(bytes)]).expect("its beginning");
+            assert_eq!((begun.begun, begun.cut), (1, 0), "{bytes}");
+            let cut = seen(&[whole & !low(bytes)]).expect("its end");
+            assert_eq!((cut.begun, cut.cut), (0, 1), "{bytes}");
+            for seen in [&begun, &cut] {
+                assert!(!seen.is(0) && !seen.is(STAMP), "{bytes}");
+                assert!(!seen.is_going(0) && !seen.is_going(STAMP), "{bytes}");
+            }
+            // A copy that is done has begun no word.
+            assert!(!begun.is_left(STAMP) && cut.is_left(STAMP), "{bytes}");
+        }
+    }
+
+    #[test]
+    fn parts_of_two_words_are_found() {
+        let whole = |at| word(2, 319, at, STAMP);
+        for part in [low(3), low(6), !low(3), !low(6)] {
+            let parts = [whole(LAST - 1) & part, whole(LAST) & part];
+            assert!(matches!(seen(&parts), Err(Unexpected::Parts(2))));
+        }
+        // Unless a copy has gone on since.
+        let mut looks = 0;
+        let seen = settled(|| {
+            looks += 1;
+            let first = if looks == 1 { low(3) } else { u64::MAX };
+            let words = [whole(0) & first, word(2, 319, 1, STAMP) & low(3)];
+            Seen::new(2, 319, words.into_iter())
+        });
+        assert_eq!((seen.expect("one part").parts(), looks), (1, 2));
+    }
+
+    #[test]
+    fn small_numbers_are_no_page() {
+        let kinds: [fn(usize) -> u64; 3] = [|_| 1, |at| at as u64, |at| 1 << (at % 24)];
+        for word in kinds {
+            assert!(settled(|| Seen::new(2, 319, (0..PAGE / 8).map(word))).is_err());
         }
     }
 
     #[test]
     fn word_of_another_page_is_found() {
-        for (region, page, at) in [(2, 318, PAGE / 8 - 1), (1, 319, PAGE / 8 - 1), (2, 319, 0)] {
-            let word = word(region, page, at, 0x2122_c3c9);
-            assert!(seen(word).is_err());
-            // Nor is another one's beginning.
-            assert!(seen(word & 0xffff_ffff_ffff).is_err() || region == 1);
+        for (region, page, at) in [(2, 318, LAST), (1, 319, LAST), (2, 319, 0)] {
+            let word = word(region, page, at, STAMP);
+            assert!(seen(&[word]).is_err());
+            // Nor is another one's beginning, or its end.
+            assert!(seen(&[word & low(6)]).is_err() || region == 1);
+            assert!(seen(&[word & !low(3)]).is_err());
         }
     }
 }
