@@ -12,13 +12,17 @@
 //! - [`host_tests`] runs `cargo test` and reads its result
 //! - [`display`] is what people see
 //! - [`bench`] shows what the benchmark measured
+//! - [`kernels`] shows what became of each kernel
+//! - [`readme`] puts what was recorded into the README
 
 pub mod accel;
 pub mod bench;
 pub mod display;
 pub mod host_tests;
 pub mod initramfs;
+pub mod kernels;
 pub mod machine;
+pub mod readme;
 pub mod secure_boot;
 pub mod tap;
 pub mod verdict;

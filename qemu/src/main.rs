@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! The host's side of `make test`, `make run`, `make bench`, `make soak`, `make fuzz` and
-//! `make shell`.
+//! The host's side of `make test`, `make run`, `make matrix`, `make bench`, `make soak`,
+//! `make fuzz` and `make shell`.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -23,6 +23,8 @@ use ashmem_qemu::display;
 use ashmem_qemu::display::Sum;
 use ashmem_qemu::host_tests;
 use ashmem_qemu::initramfs::Contents;
+use ashmem_qemu::kernels;
+use ashmem_qemu::kernels::Planned;
 use ashmem_qemu::machine;
 use ashmem_qemu::machine::Disk;
 use ashmem_qemu::machine::Logs;
@@ -42,6 +44,7 @@ use ashmem_qemu::verdict::Reported;
 use clap::Args;
 use clap::Parser;
 use clap::Subcommand;
+use clap::ValueEnum;
 
 /// Boots kernels with the test guest in QEMU, and judges what they report.
 #[derive(Parser)]
@@ -76,6 +79,20 @@ enum Verb {
         #[arg(long, value_name = "DIR")]
         logs: PathBuf,
     },
+    /// Run the guest's tests in each of Debian's kernels, and make a table of what became of them.
+    Matrix {
+        #[command(flatten)]
+        common: Common,
+        /// A kernel and its module, or why there is none; once for each row.
+        #[arg(long = "row", value_name = "ROW", required = true, value_parser = kernels::planned)]
+        rows: Vec<Planned>,
+        /// Only the tests whose name contains this.
+        #[arg(long, value_parser = filter)]
+        filter: Option<String>,
+        /// Where the logs go, and kernels.json.
+        #[arg(long, value_name = "DIR")]
+        logs: PathBuf,
+    },
     /// Show what the module is good for.
     Demo {
         #[command(flatten)]
@@ -105,8 +122,10 @@ enum Verb {
         #[arg(long, value_name = "JSON")]
         compare: Option<PathBuf>,
     },
-    /// Put the results of `bench` into a work tree: JSON, picture, and the README's table.
+    /// Put results into a work tree: JSON, pictures, and the README's table.
     Record {
+        /// What gave them.
+        what: Recorded,
         /// The results.
         results: PathBuf,
         /// The work tree.
@@ -181,6 +200,14 @@ enum Verb {
         #[arg(long, value_name = "PATH")]
         busybox: PathBuf,
     },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Recorded {
+    /// `bench`.
+    Bench,
+    /// `matrix`.
+    Kernels,
 }
 
 #[derive(Args, Clone)]
@@ -276,6 +303,12 @@ fn main() -> ExitCode {
             secure_boot.as_deref(),
             &logs,
         ),
+        Verb::Matrix {
+            common,
+            rows,
+            filter,
+            logs,
+        } => matrix(&common, &rows, filter.as_deref(), &logs),
         Verb::Demo {
             common,
             example,
@@ -288,7 +321,15 @@ fn main() -> ExitCode {
             logs,
             compare,
         } => measure(&common, &kernel, &logs, compare.as_deref()),
-        Verb::Record { results, tree } => bench::record(&results, &tree).map(|()| true),
+        Verb::Record {
+            what,
+            results,
+            tree,
+        } => match what {
+            Recorded::Bench => bench::record(&results, &tree),
+            Recorded::Kernels => kernels::record(&results, &tree),
+        }
+        .map(|()| true),
         Verb::Soak {
             common,
             kernel,
@@ -479,7 +520,7 @@ fn test_in_a_guest(
     filter: Option<&str>,
     logs: &Path,
     sum: &mut Sum,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Judgement> {
     let mut arguments = vec!["test"];
     if common.secure_boot.is_some() {
         arguments.push("--secure-boot");
@@ -508,7 +549,39 @@ fn test_in_a_guest(
     );
     let faults = judgement.faults.iter().map(Fault::to_string);
     sum.add(place, &judgement.results, faults);
-    Ok(())
+    Ok(judgement)
+}
+
+/// Runs the guest's tests in each kernel that has a module. True: some passed, and none failed.
+fn matrix(
+    common: &Common,
+    planned: &[Planned],
+    filter: Option<&str>,
+    logs: &Path,
+) -> anyhow::Result<bool> {
+    let mut sum = Sum::default();
+    let mut rows = vec![];
+    for plan in planned {
+        let outcome = match &plan.built {
+            Err(outcome) => outcome.clone(),
+            Ok((image, module)) => {
+                let kernel = Kernel {
+                    name: plan.name(),
+                    image: image.clone(),
+                    module: module.clone(),
+                };
+                kernels::Outcome::of(&test_in_a_guest(common, &kernel, filter, logs, &mut sum)?)
+            }
+        };
+        rows.push(plan.row(outcome)?);
+    }
+    sum.print();
+    std::fs::create_dir_all(logs).with_context(|| format!("cannot make {}", logs.display()))?;
+    let json = logs.join("kernels.json");
+    kernels::write(&rows, &json)?;
+    print!("\n{}", kernels::markdown(&rows));
+    println!("\nthe rows, for programs: {}", json.display());
+    Ok(kernels::good(&rows))
 }
 
 /// Runs the tests with Secure Boot.

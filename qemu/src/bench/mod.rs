@@ -11,6 +11,8 @@ use ashmem_figures::Operation;
 use ashmem_figures::Results;
 use ashmem_figures::Target;
 
+use crate::readme::with_block;
+
 pub mod compare;
 pub mod curves;
 pub mod picture;
@@ -37,7 +39,7 @@ pub fn record(results: &Path, tree: &Path) -> anyhow::Result<()> {
         "times differ from machine to machine: only instructions are recorded"
     );
     let readme = fs::read_to_string(tree.join("README.md")).context("README.md")?;
-    let readme = with_block(&readme, &table::markdown(&found))?;
+    let readme = with_block(&readme, "bench", &table::markdown(&found))?;
     for (path, text) in [
         (RECORDED, fs::read_to_string(results)? + "\n"),
         (PICTURE, picture::svg(&found)),
@@ -47,19 +49,6 @@ pub fn record(results: &Path, tree: &Path) -> anyhow::Result<()> {
         fs::write(tree.join(path), text).with_context(|| format!("cannot write {path}"))?;
     }
     Ok(())
-}
-
-/// The README with this text between the comments `bench: begin` and `bench: end`.
-fn with_block(readme: &str, text: &str) -> anyhow::Result<String> {
-    const BEGIN: &str = "<!-- bench: begin -->\n";
-    const END: &str = "<!-- bench: end -->";
-    let (before, rest) = readme
-        .split_once(BEGIN)
-        .context("README.md has no `bench: begin`")?;
-    let (_, after) = rest
-        .split_once(END)
-        .context("README.md has no `bench: end`")?;
-    Ok(format!("{before}{BEGIN}{text}{END}{after}"))
 }
 
 /// What tables and picture call a kind of memory.
@@ -190,20 +179,9 @@ mod unit {
     }
 
     #[test]
-    fn recording_changes_the_block_and_nothing_else() {
-        let readme = "a\n<!-- bench: begin -->\nold\n<!-- bench: end -->\nb\n";
-        let changed = with_block(readme, "new\n").expect("it has a block");
-        assert_eq!(
-            changed,
-            "a\n<!-- bench: begin -->\nnew\n<!-- bench: end -->\nb\n"
-        );
-        assert!(with_block("a\n", "new\n").is_err());
-    }
-
-    #[test]
     fn table_and_picture_show_what_is_recorded() {
         let results: Results = serde_json::from_str(COMMITTED).expect("results");
-        let again = with_block(README, &table::markdown(&results)).expect("a block");
+        let again = with_block(README, "bench", &table::markdown(&results)).expect("a block");
         let committed = include_str!("../../../docs/bench.svg");
         assert!(
             again == README
