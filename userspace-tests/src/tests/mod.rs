@@ -11,6 +11,7 @@ mod charge;
 mod client;
 mod clients;
 pub mod counts;
+#[cfg(target_pointer_width = "64")]
 mod ctl;
 mod debug;
 mod device;
@@ -82,6 +83,7 @@ pub const ALL: &[&[Test]] = &[
     client::TESTS,
     c_library::TESTS,
     examples::TESTS,
+    #[cfg(target_pointer_width = "64")]
     ctl::TESTS,
     futex::TESTS,
     transfer::TESTS,
