@@ -165,7 +165,7 @@ fn missing_compilers_are_named() {
 fn missing_source_is_named() {
     let machine = Machine::new();
     fs::remove_file(machine.path("src/linux-source-7.3.tar.xz")).expect("it was there");
-    machine.refuses(RELEASE, &["apt install linux-source-7.3=7.3.4-1~bpo13+1"]);
+    machine.refuses(RELEASE, &["is missing: apt install linux-source-7.3=7.3.4-1~bpo13+1 "]);
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn source_of_another_version_is_refused() {
     machine.refuses(
         RELEASE,
         &[
-            "here as version 7.3.2-1~bpo13+1, not 7.3.4-1~bpo13+1",
+            "here as version 7.3.2-1~bpo13+1, not 7.3.4-1~bpo13+1: apt",
             "apt install linux-source-7.3=7.3.4-1~bpo13+1",
         ],
     );
