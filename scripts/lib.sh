@@ -192,10 +192,13 @@ SUITES=(trixie-backports forky sid)
 # VERSION and SOURCE.
 # shellcheck disable=SC2034 # for who sources this
 use_source() {
-    local form='^(debug|stock(:([a-z-]+)(:([0-9]+\.[0-9]+))?)?)$' suites
+    local form='^(debug|stock(:([a-z-]+)(:([0-9]+\.[0-9]+))?)?)$' suites known=
     printf -v suites ' %s' "${SUITES[@]}"
-    [[ $1 =~ $form ]] && SUITE=${BASH_REMATCH[3]:-${SUITES[0]}} SERIES_WANTED=${BASH_REMATCH[5]} &&
-        [[ "$suites " == *" $SUITE "* ]] ||
+    if [[ $1 =~ $form ]]; then
+        SUITE=${BASH_REMATCH[3]:-${SUITES[0]}} SERIES_WANTED=${BASH_REMATCH[5]}
+        [[ "$suites " != *" $SUITE "* ]] || known=yes
+    fi
+    [[ $known ]] ||
         fail "KERNEL is '$1'; there are stock, debug, stock:SUITE and stock:SUITE:SERIES, as stock:${SUITES[0]}:7.2, with one of these suites:$suites"
     APT=$CACHE/apt
     [[ $SUITE == "${SUITES[0]}" ]] || APT+=-$SUITE
