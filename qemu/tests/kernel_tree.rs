@@ -165,7 +165,10 @@ fn missing_compilers_are_named() {
 fn missing_source_is_named() {
     let machine = Machine::new();
     fs::remove_file(machine.path("src/linux-source-7.3.tar.xz")).expect("it was there");
-    machine.refuses(RELEASE, &["is missing: apt install linux-source-7.3=7.3.4-1~bpo13+1 "]);
+    machine.refuses(
+        RELEASE,
+        &["is missing: apt install linux-source-7.3=7.3.4-1~bpo13+1 "],
+    );
 }
 
 #[test]
@@ -240,7 +243,11 @@ fn what_was_made_goes_with_the_headers() {
     machine.write("trees/7.2.9/rust/libkernel.rmeta", "");
     for release in ["7.3.4", "7.2.9"] {
         let link = machine.path("trees").join(release).join("include");
-        let headers = machine.path(if release == "7.3.4" { "headers" } else { "gone" });
+        let headers = machine.path(if release == "7.3.4" {
+            "headers"
+        } else {
+            "gone"
+        });
         std::os::unix::fs::symlink(headers.join("include"), link).expect("a link");
     }
     let output = machine.kernel_tree(&["prune"]);

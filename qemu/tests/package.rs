@@ -160,7 +160,9 @@ fn it_is_built_for_each_kernel_and_purging_it_leaves_nothing() {
         "{status}"
     );
     // Whether modprobe finds it is for the system's test: there is no such kernel here.
-    let module = debian.run(&format!("ls /lib/modules/{release}/updates/dkms/ashmem.ko*"));
+    let module = debian.run(&format!(
+        "ls /lib/modules/{release}/updates/dkms/ashmem.ko*"
+    ));
     let module = module.trim();
     let field = |name: &str| {
         debian

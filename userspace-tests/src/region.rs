@@ -89,17 +89,13 @@ impl Region {
         Ok(region)
     }
 
-    /// A region of this many folios of [`LARGE`] pages, all there, and a mapping of it.
+    /// A region of this many folios of [`LARGE`] pages, all there, and a mapping of them. Behind them
+    /// it goes on: of a folio at which it ends the core maps less at once.
     pub fn large(folios: usize) -> anyhow::Result<(Self, Mapping)> {
         let pages = folios * LARGE;
         for last in [false, true] {
-            let region = Self::sized(pages)?;
-            // No folio goes beyond what one page table maps.
-            let place = Mapping::reserve(pages + LARGE)?.base();
-            let place = place.next_multiple_of(LARGE * PAGE);
-            let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED_NOREPLACE;
-            // SAFETY: It replaces nothing.
-            let map = unsafe { region.map_at(place, pages * PAGE, RW, flags, 0) }?.sequential()?;
+            let region = Self::sized(pages + 1)?;
+            let map = region.map_aligned(pages)?.sequential()?;
             map.read_pages(0..pages);
             let found = map.folios()?;
             if found == format!("h{}", "t".repeat(LARGE - 1)).repeat(folios) {
@@ -276,6 +272,16 @@ impl Region {
     pub fn map(&self, pages: usize) -> anyhow::Result<Mapping> {
         self.map_as(pages * PAGE, RW, MapFlags::MAP_SHARED)
             .context("mmap")
+    }
+
+    /// The first pages, shared, where no folio of up to [`LARGE`] pages goes beyond what one page
+    /// table maps.
+    pub fn map_aligned(&self, pages: usize) -> nix::Result<Mapping> {
+        let place = Mapping::reserve(pages + LARGE)?.base();
+        let place = place.next_multiple_of(LARGE * PAGE);
+        let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED_NOREPLACE;
+        // SAFETY: It replaces nothing.
+        unsafe { self.map_at(place, pages * PAGE, RW, flags, 0) }
     }
 
     /// Any mapping from the region's start.

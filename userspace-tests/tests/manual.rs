@@ -9,7 +9,6 @@ use std::process::Command;
 
 const PAGE: &str = include_str!("../../driver/ashmem.4");
 const HEADER: &str = include_str!("../../driver/include/ashmem.h");
-const MODULE: &str = include_str!("../../driver/ashmem_main.rs");
 const INLINE: &str = include_str!("../../driver/glue/inline.c");
 
 /// Where the page lies, from where cargo runs tests.
@@ -80,18 +79,11 @@ fn structures_of_the_manual_are_those_of_the_header() {
 
 #[test]
 fn parameters_of_the_manual_are_the_modules() {
-    let (_, parameters) = MODULE.split_once("params: {").expect("parameters");
-    // Those that are text stand elsewhere.
-    let texts = INLINE
+    let defined: BTreeSet<_> = INLINE
         .lines()
-        .filter_map(|line| line.strip_prefix("module_param_string(")?.split_once(','))
-        .map(|(name, _)| name);
-    let defined: BTreeSet<_> = parameters
-        .lines()
-        .take_while(|line| *line != "    },")
-        .filter_map(|line| line.strip_suffix(" {")?.split_once(": "))
-        .map(|(name, _)| name.trim())
-        .chain(texts)
+        .filter_map(|line| line.strip_prefix("module_param")?.split_once('('))
+        .filter_map(|(_, arguments)| arguments.split_once(','))
+        .map(|(name, _)| name)
         .collect();
     assert!(
         defined.contains("max_pages") && defined.contains("huge"),

@@ -207,7 +207,10 @@ impl Folio {
         let pages = if huge { HUGE } else { LARGE };
         for _ in 0..3 {
             let region = Region::sized(pages)?;
-            let map = region.map(pages)?;
+            let map = match huge {
+                true => region.map(pages)?,
+                false => region.map_aligned(pages)?,
+            };
             let this = Self { region, map, pages };
             for cells in holes {
                 this.region.unpin(this.pages_of(cells))?;

@@ -364,9 +364,9 @@ fn labelled_folio() -> anyhow::Result<(Region, Mapping)> {
     Ok((region, map))
 }
 
-/// What read(2) gives of each page: its letter, `0`, or `E` for `EIO`.
+/// What read(2) gives of each page of a folio: its letter, `0`, or `E` for `EIO`.
 fn letters_read(region: &Region) -> anyhow::Result<String> {
-    (0..region.size()? / PAGE)
+    (0..LARGE)
         .map(|page| {
             let mut byte = [0xff];
             Ok(
