@@ -31,6 +31,8 @@ impl Machine {
              CONFIG_BINDGEN_VERSION_TEXT=\"bindgen 0.71.1\"\n\
              CONFIG_RUSTC_VERSION_TEXT=\"rustc 1.85.1 (4eb161250 2025-03-15)\"\n",
         );
+        machine.write("headers/.config", "CONFIG_RUST=y\n");
+        machine.write("headers/Module.symvers", "0x0 a vmlinux EXPORT_SYMBOL\n");
         machine.program("rustc", "echo 'rustc 1.85.1 (4eb161250 2025-03-15)'");
         machine.program("bindgen", "echo 'bindgen 0.71.1'");
         for name in ["a-gcc-14", "flex", "bison", "bc"] {
@@ -68,9 +70,11 @@ impl Machine {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/kernel-tree");
         // Of the machine's own programs those that every Debian has, and no compiler.
         for name in [
-            "bash", "sed", "sort", "head", "realpath", "dirname", "rm", "rmdir",
+            "bash", "cat", "cut", "df", "dirname", "find", "head", "realpath", "rm", "rmdir", "sed",
+            "sha256sum", "sort", "tail", "tr",
         ] {
             let link = self.path("bin").join(name);
+            // The machine may have its own.
             if !link.exists() {
                 std::os::unix::fs::symlink(Path::new("/usr/bin").join(name), link).expect("a link");
             }
@@ -118,6 +122,19 @@ fn what_is_all_there_is_taken() {
 fn an_old_kernel_is_refused() {
     Machine::new().refuses("6.12.94+deb13-amd64", &["6.12.94", "Linux 7.2 and later"]);
     Machine::new().refuses("7.1.9", &["Linux 7.2 and later"]);
+}
+
+#[test]
+fn a_kernel_that_was_never_tried_is_refused() {
+    Machine::new().refuses("7.4.1+deb13-amd64", &["Linux 7.3 at most", "ASHMEM_ANY_KERNEL=1"]);
+    Machine::new().refuses("8.0", &["Linux 7.3 at most"]);
+}
+
+#[test]
+fn a_full_disk_is_told_before_anything_is_made() {
+    let machine = Machine::new();
+    machine.program("df", "echo Avail; echo 1999M");
+    machine.refuses(RELEASE, &["2 GB are needed", "1999 MB are free"]);
 }
 
 #[test]
@@ -203,12 +220,28 @@ fn tools_for_the_metadata_are_named() {
 
 #[test]
 fn with_metadata_no_source_is_needed() {
-    for place in ["headers", &format!("trees/{RELEASE}")] {
-        let machine = Machine::new();
-        fs::remove_file(machine.path("src/linux-source-7.3.tar.xz")).expect("it was there");
-        machine.write(&format!("{place}/rust/libkernel.rmeta"), "");
-        machine.takes();
-    }
+    let machine = Machine::new();
+    fs::remove_file(machine.path("src/linux-source-7.3.tar.xz")).expect("it was there");
+    machine.write("headers/rust/libkernel.rmeta", "");
+    machine.takes();
+}
+
+#[test]
+fn what_was_made_is_for_the_headers_it_was_made_from() {
+    let machine = Machine::new();
+    fs::remove_file(machine.path("src/linux-source-7.3.tar.xz")).expect("it was there");
+    machine.write(&format!("trees/{RELEASE}/rust/libkernel.rmeta"), "");
+    let output = Command::new("sh")
+        .args(["-c", "cat .config Module.symvers | sha256sum"])
+        .current_dir(machine.path("headers"))
+        .output()
+        .expect("sh runs");
+    let sum = String::from_utf8(output.stdout).expect("a sum");
+    machine.write(&format!("trees/{RELEASE}/made-from"), &sum);
+    machine.takes();
+    // The same release, of another revision of the package.
+    machine.write("headers/Module.symvers", "0x1 a vmlinux EXPORT_SYMBOL\n");
+    machine.refuses(RELEASE, &["is missing: apt install"]);
 }
 
 #[test]

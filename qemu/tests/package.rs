@@ -170,7 +170,6 @@ fn it_is_built_for_each_kernel_and_purging_it_leaves_nothing() {
             .trim()
             .to_owned()
     };
-    assert_eq!(field("version"), env!("CARGO_PKG_VERSION"));
     assert!(field("vermagic").starts_with(&format!("{release} ")));
     assert!(field("signer").contains("DKMS"), "signed by DKMS's own key");
     let package = debian.run("dpkg-query --show --showformat '${Version}' ashmem-dkms");
