@@ -87,7 +87,12 @@ const MEASURED: &[&str] = &[
 ];
 
 /// What a kernel is told besides, that was started with Secure Boot.
-const ENFORCED: &[&str] = &["module.sig_enforce=1"];
+const ENFORCED: &[&str] = &[
+    "module.sig_enforce=1",
+    // The firmware leaves the second processor other memory types than the first; where both are
+    // emulated, the kernel now and then hangs for ever as it makes them equal.
+    "maxcpus=1",
+];
 
 /// How long a machine may go on after a fatal line: for the rest of its text.
 const GRACE: Duration = Duration::from_secs(3);
