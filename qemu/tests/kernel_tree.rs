@@ -70,8 +70,21 @@ impl Machine {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/kernel-tree");
         // Of the machine's own programs those that every Debian has, and no compiler.
         for name in [
-            "bash", "cat", "cut", "df", "dirname", "find", "head", "realpath", "rm", "rmdir", "sed",
-            "sha256sum", "sort", "tail", "tr",
+            "bash",
+            "cat",
+            "cut",
+            "df",
+            "dirname",
+            "find",
+            "head",
+            "realpath",
+            "rm",
+            "rmdir",
+            "sed",
+            "sha256sum",
+            "sort",
+            "tail",
+            "tr",
         ] {
             let link = self.path("bin").join(name);
             // The machine may have its own.
@@ -126,7 +139,10 @@ fn an_old_kernel_is_refused() {
 
 #[test]
 fn a_kernel_that_was_never_tried_is_refused() {
-    Machine::new().refuses("7.4.1+deb13-amd64", &["Linux 7.3 at most", "ASHMEM_ANY_KERNEL=1"]);
+    Machine::new().refuses(
+        "7.4.1+deb13-amd64",
+        &["Linux 7.3 at most", "ASHMEM_ANY_KERNEL=1"],
+    );
     Machine::new().refuses("8.0", &["Linux 7.3 at most"]);
 }
 
