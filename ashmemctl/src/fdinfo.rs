@@ -29,7 +29,7 @@ pub struct Counters {
     pub faults: u64,
     /// Faults that mapped pages which were there already.
     pub map_faults: u64,
-    /// Runs of the fault handler for a huge page.
+    /// Runs of the fault handler that mapped a huge page.
     pub huge_faults: u64,
     /// Pages allocated.
     pub allocated: u64,
